@@ -1,0 +1,8 @@
+//! blkdelta: changed-block backup for Linux without a kernel module.
+//!
+//! Rooms, lowest first; a room uses only rooms above it in this list (`cargo xtask tidy` checks):
+//! `block`, `error`, `sys`, `format` | `tracker`, `epoch`, `usage` | `diff`, `source` |
+//! `repository`, `chain`, `copy` | `restore` | `job` | `cli`.
+
+pub mod block;
+pub mod error;

@@ -6,7 +6,7 @@
 use super::plan::Task;
 use crate::block::{BLOCK, Extent};
 use crate::chain::{Content, Piece};
-use crate::format::{CELL, FrameHash, is_zero};
+use crate::format::{CELL, Codec, FrameHash, is_zero};
 
 /// Calls `keep` with every run to be stored and its bytes; stops at its first error.
 pub(super) fn runs<E>(
@@ -79,6 +79,8 @@ fn differing(cell: Extent, raw: &[u8], parent: &[Piece]) -> Vec<Extent> {
 /// The piece is a whole frame, lies in the cell, and its hash is that of our bytes.
 fn equal(cell: Extent, raw: &[u8], piece: &Piece) -> bool {
     let Content::Stored(stored) = &piece.content else { return false };
-    let whole = stored.frame == piece.extent && cell.intersect(&piece.extent) == Some(piece.extent);
-    whole && FrameHash::of(part(cell, raw, piece.extent)) == stored.hash
+    let whole = stored.frame.codec != Codec::Zero && stored.frame.extent == piece.extent;
+    whole
+        && cell.intersect(&piece.extent) == Some(piece.extent)
+        && FrameHash::of(part(cell, raw, piece.extent)) == stored.frame.hash
 }

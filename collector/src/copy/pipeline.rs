@@ -193,7 +193,7 @@ fn settle(
     keep: &mut dyn FnMut(EncodedFrame) -> Result<()>,
 ) {
     for frame in frames {
-        copied.kept += frame.extent().length;
+        copied.kept += frame.meta.extent.length;
         copied.frames += 1;
         if let Err(error) = keep(frame) {
             return shared.fail(error);

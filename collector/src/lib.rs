@@ -6,8 +6,12 @@
 
 pub mod block;
 pub mod chain;
+pub mod copy;
 pub mod error;
 pub mod format;
+pub mod job;
 pub mod repository;
+pub mod restore;
 pub mod source;
 pub mod sys;
+pub mod usage;

@@ -3,8 +3,40 @@
 //! [`crate::epoch::Epochs`] is the real one; the tests of this room use one in memory over a file.
 
 use crate::block::ExtentSet;
-use crate::epoch::{Base, Cut, Difference};
 use crate::error::Result;
+
+/// The point a pending difference is relative to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Base {
+    /// The repository's identity.
+    pub repo: String,
+    /// The point's name.
+    pub point: String,
+}
+
+/// One epoch, just sealed.
+#[derive(Clone, Debug, Default)]
+pub struct Cut {
+    /// Its number.
+    pub epoch: u64,
+    /// What was written in it.
+    pub extents: ExtentSet,
+    /// Why that cannot be proved complete.
+    pub suspect: Vec<String>,
+}
+
+/// Several epochs together.
+#[derive(Clone, Debug, Default)]
+pub struct Difference {
+    /// What was written in any of them.
+    pub extents: ExtentSet,
+    /// Why that cannot be proved complete.
+    pub suspect: Vec<String>,
+    /// Unix milliseconds: the first one began.
+    pub since_ms: u64,
+    /// The first and the last.
+    pub epochs: (u64, u64),
+}
 
 /// The epochs of one tracked device, held by this process alone.
 pub trait Ledger {

@@ -9,11 +9,45 @@
 //! What must stay true: a store that lies on the tracked device, however many layers between, is found; what
 //! cannot be resolved (network, memory) is on no device of ours.
 
+use super::Wishes;
+use crate::error::{Error, Kind, Result};
 use crate::sys::device::{BlockDevice, kernel_dev};
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+/// What follows from where our own folders lie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// A frozen file system would not stop ourselves.
+    pub may_freeze: bool,
+    /// What a person should know.
+    pub notes: Vec<String>,
+}
+
+/// Looks whether the store, or another folder of ours, lies on the device with kernel number `device`.
+///
+/// # Errors
+/// `Usage` if the store does and that was not allowed.
+pub fn judge(device: Option<u32>, store: Option<&Path>, wishes: &Wishes) -> Result<Placement> {
+    let on_it = |folder: &Path| device.is_some_and(|number| devices_under(folder).contains(&number));
+    let mut notes = Vec::new();
+    if let Some(store) = store.filter(|folder| on_it(folder)) {
+        if !wishes.store_on_device {
+            let text = format!("the repository {} lies on the device it is to hold", store.display());
+            return Err(Error::new(Kind::Usage, text).hint(
+                "use another device; or say --allow-store-on-device: every difference then contains the \
+                 repository's own writes, and nothing is frozen",
+            ));
+        }
+        notes.push("the repository lies on the device: its own writes are in every difference".into());
+    }
+    if let Some(folder) = wishes.own_folders.iter().find(|folder| on_it(folder)) {
+        notes.push(format!("{} lies on the device: nothing is frozen", folder.display()));
+    }
+    Ok(Placement { may_freeze: notes.is_empty(), notes })
+}
 
 /// Kernel numbers of all block devices that writes below `folder` reach.
 pub fn devices_under(folder: &Path) -> BTreeSet<u32> {

@@ -56,11 +56,11 @@ impl Shared<'_> {
 }
 
 /// Runs a plan; `keep` gets the frames in ascending order, on this thread.
-pub(super) fn run(
-    source: &dyn Source,
-    plan: Plan<'_>,
+pub(super) fn run<'a>(
+    source: &'a dyn Source,
+    plan: Plan<'a>,
     how: How,
-    watch: &dyn Watch,
+    watch: &'a dyn Watch,
     keep: &mut dyn FnMut(EncodedFrame) -> Result<()>,
 ) -> Result<Copied> {
     let shared = Shared {

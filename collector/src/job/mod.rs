@@ -13,6 +13,7 @@
 
 mod backup;
 mod ground;
+mod identity;
 mod ledger;
 mod passes;
 pub mod place;
@@ -20,6 +21,7 @@ mod still;
 mod watch;
 
 pub use backup::{DeviceSurvey, Outcome, Subject, Survey, Wishes, backup};
+pub use identity::identify;
 pub use ledger::{Base, Cut, Difference, Ledger};
 pub use watch::watch;
 

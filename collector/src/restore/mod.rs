@@ -38,6 +38,8 @@ pub struct Restored {
     pub points: usize,
     /// Everything was read back and agreed.
     pub verified: bool,
+    /// All of the point is there, and the point is not suspect.
+    pub sound: bool,
     /// What a person should know.
     pub warnings: Vec<String>,
 }
@@ -81,6 +83,7 @@ impl<'a> Restore<'a> {
             written,
             points: self.chain.points().len(),
             verified: verify,
+            sound: target.room() == self.size() && !self.chain.top().is_suspect(),
             warnings: self.warnings(path, &target),
         })
     }

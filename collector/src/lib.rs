@@ -8,3 +8,4 @@ pub mod block;
 pub mod error;
 pub mod source;
 pub mod sys;
+pub mod usage;

@@ -5,9 +5,11 @@
 //! nothing writes to a device unless the caller named it as its target.
 
 pub mod bpf;
+pub mod device;
 pub mod direct;
 mod failpoint;
 pub(crate) mod ioctl;
+pub mod mounts;
 mod publish;
 
 pub use failpoint::failpoint;

@@ -20,7 +20,7 @@ pub fn without_debug(object: &[u8]) -> Result<Vec<u8>> {
     }
     // LLVM keeps section names in the symbols' string table; this writer wants a table of their own
     let table = builder.sections.add();
-    table.name = b".shstrtab".into();
+    table.name = ".shstrtab".into();
     table.sh_type = elf::SHT_STRTAB;
     table.sh_addralign = 1;
     table.data = SectionData::SectionString;

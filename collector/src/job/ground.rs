@@ -52,7 +52,9 @@ impl Ground {
         }
         if top.geometry != subject.geometry() {
             let Geometry { size, logical_block, .. } = top.geometry;
-            return Ok(Err(format!("the device had {size} bytes in blocks of {logical_block} at the last point")));
+            return Ok(Err(format!(
+                "the device had {size} bytes in blocks of {logical_block} at the last point"
+            )));
         }
         Ok(Ok(chain))
     }

@@ -34,3 +34,6 @@ pub trait Show: Watch {
 }
 
 impl Show for () {}
+
+#[cfg(test)]
+mod tests;

@@ -60,13 +60,7 @@ const OVERHEAD: Duration = Duration::from_millis(20);
 impl Pace {
     pub(super) fn new(dirty: f64) -> Self {
         // a rate to begin with that the slowest disk has; measured from the first pass on
-        Self {
-            last_cut: Instant::now(),
-            cut: Duration::ZERO,
-            copy: Duration::ZERO,
-            rate: 50e6,
-            dirty,
-        }
+        Self { last_cut: Instant::now(), cut: Duration::ZERO, copy: Duration::ZERO, rate: 50e6, dirty }
     }
 
     /// How long the file systems would stand still if they were frozen now.

@@ -36,7 +36,12 @@ const SHORT: Duration = Duration::from_millis(100);
 
 impl Passes<'_> {
     /// Copies on until the image is of one instant, or cannot be.
-    pub(super) fn come_to_rest(&mut self, mounted: &[Mounted], wishes: &Wishes, may_freeze: bool) -> Result<Still> {
+    pub(super) fn come_to_rest(
+        &mut self,
+        mounted: &[Mounted],
+        wishes: &Wishes,
+        may_freeze: bool,
+    ) -> Result<Still> {
         if mounted.is_empty() || !may_freeze {
             return self.until_quiet(mounted);
         }

@@ -70,9 +70,9 @@ impl<'a> Restore<'a> {
     /// A refusal (see [`Leave`]), damage in the repository, a failed write, or a byte that read back otherwise.
     pub fn run(&self, path: &Path, leave: Leave, verify: bool, watch: &dyn Watch) -> Result<Restored> {
         let target = Target::open(path, self.size(), leave)?;
-        let written = self.fill(&target, watch).map_err(|e| {
-            e.within(format!("{} is incomplete: restoring it failed", path.display()))
-        })?;
+        let written = self
+            .fill(&target, watch)
+            .map_err(|e| e.within(format!("{} is incomplete: restoring it failed", path.display())))?;
         if verify {
             self.walk(&target, Deed::Verify, watch)
                 .map_err(|e| e.within(format!("verify what was restored to {}", path.display())))?;

@@ -60,8 +60,7 @@ impl Target {
             _ => e,
         })?;
         if file.size() < size && !leave.smaller {
-            let text =
-                format!("{} holds {} bytes, the point needs {size}", path.display(), file.size());
+            let text = format!("{} holds {} bytes, the point needs {size}", path.display(), file.size());
             return Err(Error::new(Kind::NoSpace, text)
                 .hint("take a larger device, or say --allow-smaller and lose what does not fit"));
         }

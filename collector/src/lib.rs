@@ -6,7 +6,10 @@
 
 pub mod block;
 pub mod chain;
+pub mod cli;
 pub mod copy;
+pub mod diff;
+pub mod epoch;
 pub mod error;
 pub mod format;
 pub mod job;
@@ -14,4 +17,5 @@ pub mod repository;
 pub mod restore;
 pub mod source;
 pub mod sys;
+pub mod tracker;
 pub mod usage;

@@ -5,7 +5,13 @@
 //! `repository`, `chain`, `copy` | `restore` | `job` | `cli`.
 
 pub mod block;
+pub mod chain;
+pub mod diff;
+pub mod epoch;
 pub mod error;
+pub mod format;
+pub mod repository;
 pub mod source;
 pub mod sys;
+pub mod tracker;
 pub mod usage;

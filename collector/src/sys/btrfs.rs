@@ -14,7 +14,7 @@ const DEV_INFO: u64 = 0xd000_941e;
 /// `BTRFS_IOC_GET_FEATURES`.
 const GET_FEATURES: u64 = 0x8018_9439;
 /// Bytes for the items of one search: more than the largest item (a node is at most 64 KiB).
-const BATCH: usize = 1 << 20;
+const BATCH: usize = 128 << 10;
 
 /// A key of a tree: its order is that of the tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -44,7 +44,8 @@ fn sync(file: &File, mount: &Mount) -> Result<(), Unknown> {
     synced.map_err(|e| Error::os(format!("sync {}", mount.mountpoint.display()), e).into())
 }
 
-/// Kernels before 6.17 confuse clusters and blocks in the answer of an ext4 with `bigalloc`.
+/// Kernels without "fsmap: use blocksize units instead of cluster units" (posted in September 2025) confuse
+/// clusters and blocks in their answer for an ext4 with `bigalloc`.
 fn refuse_clusters(device: &BlockDevice) -> Result<(), Unknown> {
     let mut buf = AlignedBuf::new(4096);
     DirectFile::open(&device.path)?.read_at(EXT4_FEATURES, &mut buf, 4)?;

@@ -165,6 +165,24 @@ pub fn filesystems(device: &Path) -> Result<Vec<Mounted>> {
     Ok(usage.filesystems)
 }
 
+/// Parts of a device that somebody uses and that freezing its [`filesystems`] does not hold still: swap, members
+/// of a dm or md device, mounts in another namespace. As long as there is one, an image is not of one moment.
+///
+/// # Errors
+/// As [`used_areas`].
+pub fn not_held(device: &Path) -> Result<Vec<String>> {
+    let mut parts = Vec::new();
+    for region in regions_of(&BlockDevice::open(device)?)? {
+        let held = region.mounted_elsewise(&Usage::default())?.is_some();
+        if !held && region.device.is_claimed()? {
+            let holders = region.device.holders();
+            let by = if holders.is_empty() { "somebody we cannot see".into() } else { holders.join(", ") };
+            parts.push(format!("{} is in use by {by}", region.device.path.display()));
+        }
+    }
+    Ok(parts)
+}
+
 /// Free space of a region as free space of the device; never beyond the region.
 fn shift(space: &ExtentSet, region: Extent) -> ExtentSet {
     let moved = |e: &Extent| Extent::new(region.offset.saturating_add(e.offset), e.length).intersect(&region);

@@ -1,6 +1,7 @@
 //! Promise: what is said about a device is what the kernel says.
 
 use crate::rig::{Image, Loop, Mount, ready, run};
+use collector::block::Extent;
 use collector::sys::device::{BlockDevice, Driver, Partition};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -8,7 +9,7 @@ use std::process::{Command, Stdio};
 
 #[test]
 fn a_loop_device_and_its_partition() {
-    if !ready("a_loop_device_and_its_partition", &["sfdisk", "mkfs.ext4"]) {
+    if !ready("a_loop_device_and_its_partition", &["sfdisk", "addpart", "mkfs.ext4"]) {
         return;
     }
     let image = Image::new(64 << 20, 0);
@@ -17,7 +18,8 @@ fn a_loop_device_and_its_partition() {
     std::io::Write::write_all(&mut sfdisk.stdin.take().unwrap(), table).unwrap();
     assert!(sfdisk.wait().unwrap().success());
     let device = Loop::new(image, &["-P"]);
-    let first = device.partition(1);
+    let first = device.partition(1, Extent::new(2 << 20, 32 << 20));
+    device.partition(2, Extent::new(40 << 20, 8 << 20));
 
     let disk = BlockDevice::open(&device.path).unwrap();
     assert_eq!((disk.size, disk.logical_block, disk.offset_on_disk()), (64 << 20, 512, 0));

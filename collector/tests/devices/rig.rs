@@ -1,10 +1,12 @@
 //! Loop devices, mounts and files for the tests; everything goes away when dropped.
 
+use collector::block::Extent;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// Whether test `name` can run here; says why not.
@@ -76,14 +78,19 @@ impl Loop {
         self.path.to_str().unwrap()
     }
 
-    /// Its partition `n`, once the node is there.
-    pub fn partition(&self, n: u32) -> PathBuf {
+    /// Its partition `n`, which lies at `extent`: told to the kernel by hand where it cannot read the table itself
+    /// (kernels built without partition parsers).
+    pub fn partition(&self, n: u32, extent: Extent) -> PathBuf {
         let path = PathBuf::from(format!("{}p{n}", self.name()));
-        for _ in 0..100 {
+        let (start, sectors) = ((extent.offset / 512).to_string(), (extent.length / 512).to_string());
+        for attempt in 0..100 {
             if path.exists() {
                 return path;
             }
-            std::thread::sleep(std::time::Duration::from_millis(50));
+            if attempt == 5 {
+                run(&["addpart", self.name(), &n.to_string(), &start, &sectors]);
+            }
+            std::thread::sleep(Duration::from_millis(50));
         }
         panic!("{} did not appear", path.display());
     }

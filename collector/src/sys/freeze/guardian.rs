@@ -131,10 +131,11 @@ fn guard(orders: &Orders<'_>) -> ! {
 
 fn thaw_watched(orders: &Orders<'_>) {
     for (file, state) in orders.files.iter().zip(orders.states) {
+        if state.load(Ordering::SeqCst) != WATCHED {
+            continue;
+        }
         // SAFETY: FITHAW ignores its argument; the descriptor was opened before the fork and kept.
-        if state.load(Ordering::SeqCst) == WATCHED
-            && unsafe { libc::ioctl(*file, FITHAW as libc::Ioctl, 0) } == 0
-        {
+        if unsafe { libc::ioctl(*file, FITHAW as libc::Ioctl, 0) } == 0 {
             state.store(FREE, Ordering::SeqCst);
         }
     }

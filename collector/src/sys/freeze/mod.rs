@@ -20,7 +20,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// `FIFREEZE` (`include/uapi/linux/fs.h`); its argument is ignored.
@@ -120,12 +120,15 @@ impl Drop for Freeze {
 /// Refuses if writing to one of `places` would wait for a file system at `mountpoints` that is about to be
 /// frozen: it lies on it, or on a device whose backing file or lower device does (museum M25).
 ///
+/// A place that does not exist yet counts as where its nearest existing folder is.
+///
 /// # Errors
-/// `Usage`, naming the place; or if a place does not exist.
+/// `Usage`, naming the place; or if mounts cannot be read.
 pub fn refuse_if_frozen(mountpoints: &[PathBuf], places: &[PathBuf]) -> Result<()> {
     let frozen: BTreeSet<u32> = distinct(mountpoints)?.iter().map(|m| m.dev).collect();
     for place in places {
-        let mount = mounts::of_path(place)?;
+        let there = place.ancestors().find(|p| p.exists()).unwrap_or(Path::new("."));
+        let mount = mounts::of_path(there)?;
         if reaches(mount.dev, &frozen, &mut BTreeSet::new()) {
             let text = format!("{} lies on the file system that is to be frozen", place.display());
             return Err(Error::new(Kind::Usage, format!("{text}: the backup would wait for itself"))

@@ -36,7 +36,6 @@ pub use writer::{FinishInfo, NewPoint, PointWriter};
 
 pub(crate) use overlay::{PieceStream, stack};
 pub(crate) use run::Run;
-pub(crate) use store::Store;
 
 use crate::error::{Error, Kind};
 

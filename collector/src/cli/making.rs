@@ -5,11 +5,12 @@ use super::listing::{consistency, kind};
 use super::output::{self, Ending, print, print_json, print_json_line, say};
 use super::progress::{Bar, stop_flag};
 use super::show::{bytes, duration, time};
-use super::tracking;
+use crate::epoch::Epochs;
 use crate::job::{self, DeviceSurvey, Outcome, Show, Subject, Wishes};
 use crate::repository::Repository;
 use crate::source::LiveDevice;
 use crate::sys::device::BlockDevice;
+use crate::tracker::Places;
 use anyhow::Result;
 use serde::Serialize;
 use std::path::Path;
@@ -72,22 +73,23 @@ fn make(args: &Making, full: bool, show: &dyn Show) -> Result<Outcome> {
         freeze_limit: args.freeze_limit,
         compression: args.compression,
         store_on_device: args.allow_store_on_device,
-        own_folders: vec![tracking::state_folder()],
+        own_folders: vec![Places::from_env().state().to_owned()],
     };
     // before the repository is made: a refusal leaves nothing behind
     job::place::judge(Some(device.dev), Some(Path::new(&args.repo)), &wishes)?;
-    let mut tracked = tracking::open(&args.device)?;
+    let places = Places::from_env();
+    let mut epochs = Epochs::open(&places, &args.device)?;
     let source = LiveDevice::open(&args.device)?;
     let repo = Repository::open_or_create(&args.repo)?;
     let subject = Subject {
         ident: job::identify(&device),
         number: Some(device.dev),
         physical_block: device.physical_block,
-        granularity: tracked.granularity,
+        granularity: epochs.state().granularity,
         source: &source,
         survey: &DeviceSurvey(args.device.clone()),
     };
-    Ok(job::backup(&subject, &mut tracked.epochs, &repo, &wishes, show)?)
+    Ok(job::backup(&subject, &mut epochs, &repo, &wishes, show)?)
 }
 
 fn ending(outcome: &Outcome) -> Ending {

@@ -3,14 +3,16 @@
 use super::ground::Ground;
 use super::passes::{Pace, Passes, unix_ms};
 use super::still::Still;
-use super::{Base, Difference, Ledger, Show, place};
+use super::{Ledger, Show, place};
 use crate::block::{ExtentSet, Granularity};
 use crate::copy::How;
+use crate::diff::Difference;
 use crate::error::{Error, Kind, Result};
 use crate::format::{Compression, Consistency, DeviceIdent, EpochRange, Geometry, Manifest};
 use crate::repository::{FinishInfo, NewPoint, Repository};
 use crate::source::Source;
 use crate::sys::failpoint;
+use crate::tracker::Base;
 use crate::usage::{Mounted, Usage, filesystems, used_areas};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

@@ -1,42 +1,11 @@
 //! What a backup needs of the tracking: the difference, the cut, and the promise to forget only what is durable.
 //!
-//! [`crate::epoch::Epochs`] is the real one; the tests of this room use one in memory over a file.
+//! [`Epochs`] is the real one; the tests of this room use one in memory over a file.
 
-use crate::block::ExtentSet;
+use crate::diff::{self, Difference};
+use crate::epoch::{Cut, Epochs};
 use crate::error::Result;
-
-/// The point a pending difference is relative to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Base {
-    /// The repository's identity.
-    pub repo: String,
-    /// The point's name.
-    pub point: String,
-}
-
-/// One epoch, just sealed.
-#[derive(Clone, Debug, Default)]
-pub struct Cut {
-    /// Its number.
-    pub epoch: u64,
-    /// What was written in it.
-    pub extents: ExtentSet,
-    /// Why that cannot be proved complete.
-    pub suspect: Vec<String>,
-}
-
-/// Several epochs together.
-#[derive(Clone, Debug, Default)]
-pub struct Difference {
-    /// What was written in any of them.
-    pub extents: ExtentSet,
-    /// Why that cannot be proved complete.
-    pub suspect: Vec<String>,
-    /// Unix milliseconds: the first one began.
-    pub since_ms: u64,
-    /// The first and the last.
-    pub epochs: (u64, u64),
-}
+use crate::tracker::Base;
 
 /// The epochs of one tracked device, held by this process alone.
 pub trait Ledger {
@@ -63,4 +32,26 @@ pub trait Ledger {
     /// # Errors
     /// If that cannot be recorded; the epochs then stay.
     fn retire(&mut self, upto: u64, base: Base) -> Result<()>;
+}
+
+impl Ledger for Epochs {
+    fn session(&self) -> &str {
+        Self::session(self)
+    }
+
+    fn base(&self) -> Option<&Base> {
+        Self::base(self)
+    }
+
+    fn cut(&mut self) -> Result<Cut> {
+        Self::cut(self)
+    }
+
+    fn pending(&self) -> Result<Difference> {
+        diff::pending(self)
+    }
+
+    fn retire(&mut self, upto: u64, base: Base) -> Result<()> {
+        Self::retire(self, upto, base)
+    }
 }

@@ -22,7 +22,7 @@ mod watch;
 
 pub use backup::{DeviceSurvey, Outcome, Subject, Survey, Wishes, backup};
 pub use identity::identify;
-pub use ledger::{Base, Cut, Difference, Ledger};
+pub use ledger::Ledger;
 pub use watch::watch;
 
 use crate::copy::Watch;

@@ -3,10 +3,11 @@
 //! What must stay true: an epoch counts as copied only after all its extents were copied, after its cut; the
 //! first epoch that cannot be proved complete, and all after it, are not forgotten.
 
-use super::{Cut, Ledger, Show, Subject};
+use super::{Ledger, Show, Subject};
 use crate::block::ExtentSet;
 use crate::chain::Chain;
 use crate::copy::{self, How, Watch};
+use crate::epoch::Cut;
 use crate::error::Result;
 use crate::format::{EpochRange, PassStats};
 use crate::repository::PointWriter;

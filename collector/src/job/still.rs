@@ -2,12 +2,13 @@
 //! nothing was written during one.
 //!
 //! What must stay true: [`Still::Frozen`] only if the file systems stood still from before the cut until all of
-//! it was copied, as another cut proves; [`Still::Quiet`] only if a cut came back empty, so that nothing was
-//! written while the pass before it copied; everything else is [`Still::Moving`].
+//! it was copied, as another cut proves; [`Still::Quiet`] only if a cut proves that nothing was written while
+//! the pass before it copied; everything else is [`Still::Moving`].
 
 use super::passes::Passes;
 use super::{Wishes, ground::chain_of};
 use crate::block::{BLOCK, ExtentSet};
+use crate::epoch::Cut;
 use crate::error::{Context, Result};
 use crate::sys::failpoint;
 use crate::sys::freeze::{Freeze, refuse_if_frozen};
@@ -93,7 +94,7 @@ impl Passes<'_> {
         let after = self.cut()?;
         self.time_cut = time_cut;
         failpoint("job.before-thaw")?;
-        if after.extents.is_empty() {
+        if unchanged(&after) {
             self.epochs.last = after.epoch;
             return Ok(Ok(()));
         }
@@ -136,7 +137,7 @@ impl Passes<'_> {
             let cut = self.cut()?;
             let left = cut.extents.total();
             self.copy_cut(&cut, false)?;
-            if left == 0 {
+            if unchanged(&cut) {
                 return Ok(Still::Quiet);
             }
             if left > FEW && left > last / 4 * 3 {
@@ -146,6 +147,12 @@ impl Passes<'_> {
         }
         Ok(Still::Moving)
     }
+}
+
+/// Nothing was written from before the epoch began until after it ended: no mark (what was in flight at its
+/// beginning would be one), or marks of leaked slots only.
+fn unchanged(cut: &Cut) -> bool {
+    cut.quiet || cut.extents.is_empty()
 }
 
 /// Has the file systems write out what they hold back, so that it is copied while they live.

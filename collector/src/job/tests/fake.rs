@@ -5,7 +5,10 @@ use crate::chain::Chain;
 use crate::copy::Watch;
 use crate::error::{Error, Kind, Result};
 use crate::format::{DeviceId, DeviceIdent, Manifest, PointId};
-use crate::job::{self, Base, Cut, Difference, Ledger, Outcome, Show, Subject, Survey, Wishes};
+use crate::diff::Difference;
+use crate::epoch::Cut;
+use crate::job::{self, Ledger, Outcome, Show, Subject, Survey, Wishes};
+use crate::tracker::Base;
 use crate::repository::Repository;
 use crate::restore::{Leave, Restore};
 use crate::source::{LiveDevice, Source};
@@ -112,7 +115,8 @@ impl Ledger for Fake {
             let suspect = std::mem::take(&mut marks.suspect);
             marks.sealed.insert(epoch, (extents.clone(), suspect.clone()));
             marks.epoch += 1;
-            Cut { epoch, extents, suspect }
+            let quiet = extents.is_empty();
+            Cut { epoch, extents, suspect, quiet, carried: 0 }
         };
         if let Some(at_cut) = &mut self.at_cut {
             at_cut(cut.epoch);

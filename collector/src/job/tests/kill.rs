@@ -5,10 +5,13 @@
 
 use super::fake::{Disk, Fake, Marks, assert_restores, back_up};
 use super::{Wishes, repository};
+use crate::diff::Difference;
+use crate::epoch::Cut;
 use crate::error::Result;
 use crate::format::Manifest;
-use crate::job::{Base, Cut, Difference, Ledger};
+use crate::job::Ledger;
 use crate::repository::{PointState, Repository};
+use crate::tracker::Base;
 use std::path::Path;
 use std::process::Command;
 

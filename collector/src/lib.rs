@@ -14,3 +14,4 @@ pub mod repository;
 pub mod source;
 pub mod sys;
 pub mod tracker;
+pub mod usage;

@@ -3,10 +3,12 @@
 mod command;
 mod ebpf;
 mod setup;
+mod tidy;
 mod workspace;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use std::process::ExitCode;
 use workspace::Workspace;
 
 /// Everything a developer or CI runs.
@@ -31,13 +33,25 @@ enum Verb {
         #[arg(long)]
         check: bool,
     },
+    /// Check the rules no compiler checks: layers, sizes, heads, dependencies
+    Tidy,
 }
 
-fn main() -> Result<()> {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    match act(Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn act(args: Args) -> Result<()> {
     let ws = Workspace::find()?;
     match args.verb {
         Verb::Setup { bench } => setup::setup(&ws, bench),
         Verb::Ebpf { check } => ebpf::ebpf(&ws, check),
+        Verb::Tidy => tidy::tidy(&ws),
     }
 }

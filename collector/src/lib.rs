@@ -6,3 +6,5 @@
 
 pub mod block;
 pub mod error;
+pub mod source;
+pub mod sys;

@@ -1,0 +1,70 @@
+//! Named points at which a test makes the process die or an operation fail.
+//!
+//! `BLKDELTA_FAILPOINT="name[=kill|error][@N]"`: at the N-th hit (default 1) of `name`, SIGKILL the process
+//! (`kill`, the default) or return an error once (`error`). Several are separated by commas. Compiled in only
+//! with the cargo feature `failpoints`; without it the call is empty and inlined.
+
+use crate::error::Result;
+
+/// Dies or fails here if a test asked for it.
+///
+/// # Errors
+/// Only with the feature `failpoints` and a matching `BLKDELTA_FAILPOINT`.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub const fn failpoint(_name: &'static str) -> Result<()> {
+    Ok(())
+}
+
+/// Dies or fails here if a test asked for it.
+///
+/// # Errors
+/// Only with a matching `BLKDELTA_FAILPOINT`.
+#[cfg(feature = "failpoints")]
+pub fn failpoint(name: &'static str) -> Result<()> {
+    armed::hit(name)
+}
+
+#[cfg(feature = "failpoints")]
+mod armed {
+    use crate::error::{Error, Kind, Result};
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    struct Point {
+        name: String,
+        kill: bool,
+        at: u64,
+        hits: AtomicU64,
+    }
+
+    pub(super) fn hit(name: &str) -> Result<()> {
+        static POINTS: OnceLock<Vec<Point>> = OnceLock::new();
+        let points = POINTS.get_or_init(|| {
+            let text = std::env::var("BLKDELTA_FAILPOINT").unwrap_or_default();
+            text.split(',').filter(|s| !s.is_empty()).map(parse).collect()
+        });
+        for point in points.iter().filter(|p| p.name == name) {
+            if point.hits.fetch_add(1, Ordering::SeqCst) + 1 != point.at {
+                continue;
+            }
+            if point.kill {
+                eprintln!("failpoint {name}: kill");
+                let _ =
+                    rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+            }
+            return Err(Error::new(Kind::Io, format!("failpoint {name}")));
+        }
+        Ok(())
+    }
+
+    fn parse(text: &str) -> Point {
+        let (rest, at) = text.split_once('@').unwrap_or((text, "1"));
+        let (name, action) = rest.split_once('=').unwrap_or((rest, "kill"));
+        let at = at.parse().ok().filter(|&n| n > 0);
+        let (Some(at), "kill" | "error") = (at, action) else {
+            panic!("BLKDELTA_FAILPOINT: {text:?} is not name[=kill|error][@N]");
+        };
+        Point { name: name.into(), kill: action == "kill", at, hits: AtomicU64::new(0) }
+    }
+}

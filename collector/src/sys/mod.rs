@@ -1,0 +1,13 @@
+//! The only room with `unsafe`: system calls that have no safe wrapper, and the few things every room needs
+//! from the operating system.
+//!
+//! What must stay true: every `unsafe` block states why it is sound; nothing here knows what a backup is;
+//! nothing writes to a device unless the caller named it as its target.
+
+pub mod direct;
+mod failpoint;
+pub(crate) mod ioctl;
+mod publish;
+
+pub use failpoint::failpoint;
+pub use publish::{publish, sync_folder};

@@ -86,6 +86,12 @@ impl Loop {
         Ok(Self { path: attempt?.into(), backing: backing.into() })
     }
 
+    /// On the loop device `node`, which must be free, backed by a file that exists.
+    pub fn at(node: &Path, backing: &Path) -> Result<Self> {
+        run("losetup", [node, backing])?;
+        Ok(Self { path: node.into(), backing: backing.into() })
+    }
+
     /// The device node.
     pub fn path(&self) -> &Path {
         &self.path

@@ -13,12 +13,15 @@
 //! ```
 
 pub mod device;
+pub mod fault;
 pub mod files;
 pub mod host;
 pub mod image;
 pub mod oracle;
+pub mod protected;
 pub mod product;
 pub mod random;
 mod raw;
 pub mod scratch;
+pub mod tracked;
 pub mod workload;

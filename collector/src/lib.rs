@@ -5,6 +5,9 @@
 //! `repository`, `chain`, `copy` | `restore` | `job` | `cli`.
 
 pub mod block;
+pub mod chain;
 pub mod error;
+pub mod format;
+pub mod repository;
 pub mod source;
 pub mod sys;

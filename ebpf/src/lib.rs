@@ -253,6 +253,23 @@ pub const HOOKS: [Hook; 15] = [
     hook("bio_complete_c", "block_bio_complete", Role::BioComplete, 2),
 ];
 
+#[cfg(feature = "user")]
+mod pod {
+    use super::{Counters, Disk, Event, Kernel, Slot, Target};
+    // SAFETY: repr(C), only integers, no padding (`tests::no_padding`): every bit pattern is a value.
+    unsafe impl aya::Pod for Disk {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Target {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Slot {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Counters {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Event {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Kernel {}
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,7 @@
 //! The maps, as `blkdelta_ebpf`'s head draws them.
 
 use aya_ebpf::bindings::bpf_map_def;
-use aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_ARRAY_OF_MAPS;
+use aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_ARRAY;
 use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::bpf_map_lookup_elem;
 use aya_ebpf::macros::map;
@@ -22,7 +22,8 @@ pub static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(MAX_D
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 
-/// An array of maps; aya-ebpf 0.2 has no type for it. The collector creates the real one and pins it.
+/// An array of maps, declared as a plain array: aya 0.14 refuses one without BTF of its inner map, and takes
+/// whatever map is pinned under the name. The collector makes the real one and pins it before loading.
 #[repr(transparent)]
 pub struct Bitmaps(UnsafeCell<bpf_map_def>);
 // SAFETY: the definition is only ever read by the loader; the program uses its address.
@@ -31,7 +32,7 @@ unsafe impl Sync for Bitmaps {}
 #[unsafe(link_section = "maps")]
 #[unsafe(export_name = "BITMAPS")]
 static BITMAPS: Bitmaps = Bitmaps(UnsafeCell::new(bpf_map_def {
-    type_: BPF_MAP_TYPE_ARRAY_OF_MAPS,
+    type_: BPF_MAP_TYPE_ARRAY,
     key_size: 4,
     value_size: 4,
     max_entries: MAX_TARGETS,

@@ -1,0 +1,53 @@
+//! What is stored, as bytes: encoders and decoders of every object of a repository (docs/FORMAT.md).
+//!
+//! ```text
+//!   repo.json, manifest   {"check":"<blake3>", magic, version, flags, crypto, "body": {...}}
+//!   segment               header | frames ...            | frame table        | trailer
+//!   index                 header | chunks of pieces ...  | segments, directory | trailer
+//! ```
+//!
+//! Must stay true: no I/O, no clock; a decoder returns the value that was encoded or an error whatever bytes
+//! it is given, never panics, and bounds what it allocates by the limits below; every object begins with
+//! magic, version and feature flags, and both its ends are checked.
+
+mod chunk;
+mod envelope;
+mod frame;
+mod hash;
+mod header;
+mod ids;
+mod index;
+mod manifest;
+mod segment;
+mod varint;
+
+pub use chunk::{FrameRef, MAX_CHUNK, PIECES_PER_CHUNK, Piece, PieceContent, decode_chunk, encode_chunk};
+pub use envelope::{CRYPTO_NONE, MAX_ENVELOPE};
+pub use frame::{
+    Codec, Compression, EncodedFrame, FrameMeta, decode_frame, encode_frame, fits_cell, is_zero,
+};
+pub use hash::{Blake3, FrameHash};
+pub use header::{HEADER_LEN, Header, ObjectKind, TRAILER_LEN, Trailer};
+pub use ids::{DeviceId, PointId, RepositoryId, SegmentId};
+pub use index::{ChunkEntry, INDEX_ENTRY_LEN, IndexFooter, SEGMENT_ENTRY_LEN, SegmentRef};
+pub use manifest::{
+    Consistency, DeviceIdent, EpochRange, Geometry, IndexRef, Manifest, ParentRef, PassStats, PointKind,
+    RepositoryConfig, Totals,
+};
+pub use segment::{MAX_SEGMENT, SEGMENT_FRAMES, SEGMENT_TARGET, SegmentBuilder, SegmentTable, StoredFrame};
+
+use crate::error::{Error, Kind};
+
+/// The version of everything this program writes.
+pub const VERSION: u16 = 1;
+
+/// Bytes of a cell: no frame crosses a multiple of this on the device.
+pub const CELL: u64 = 64 * 1024;
+
+/// The largest device: offsets stay far from the ends of 64 bits.
+pub const MAX_DEVICE: u64 = 1 << 62;
+
+/// Stored bytes are not what was written.
+pub(crate) fn damaged(what: impl Into<String>) -> Error {
+    Error::new(Kind::Damaged, what)
+}

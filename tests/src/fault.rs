@@ -56,14 +56,8 @@ pub enum Damage {
 }
 
 /// All of them.
-pub const DAMAGES: &[Damage] = &[
-    Damage::BitFlip,
-    Damage::Truncated,
-    Damage::Empty,
-    Damage::Missing,
-    Damage::Swapped,
-    Damage::Zeroed,
-];
+pub const DAMAGES: &[Damage] =
+    &[Damage::BitFlip, Damage::Truncated, Damage::Empty, Damage::Missing, Damage::Swapped, Damage::Zeroed];
 
 impl Damage {
     /// Damages `file`; `other` lends its content for [`Damage::Swapped`]. False if nothing changed.

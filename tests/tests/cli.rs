@@ -20,7 +20,10 @@ const VERBS: &[&str] = &["track", "untrack", "status", "diff", "backup", "watch"
 fn every_verb_has_help_with_an_example() -> Result<()> {
     for verb in VERBS {
         let ended = Ended::of(Command::new(binary()?).args([verb, "--help"]))?.expect(0, verb)?;
-        ensure!(ended.out.contains("xample") && ended.out.contains(&format!("blkdelta {verb}")), "{verb}: {ended}");
+        ensure!(
+            ended.out.contains("xample") && ended.out.contains(&format!("blkdelta {verb}")),
+            "{verb}: {ended}"
+        );
     }
     Ok(())
 }
@@ -30,7 +33,9 @@ fn wrong_usage_is_2_and_a_failure_1() -> Result<()> {
     let scratch = Scratch::new("cli")?;
     let home = Home::new(&scratch)?;
     let missing = scratch.path().join("missing").display().to_string();
-    for words in [&[][..], &["frobnicate"], &["track"], &["backup", "/dev/null"], &["restore", "--repo", &missing]] {
+    for words in
+        [&[][..], &["frobnicate"], &["track"], &["backup", "/dev/null"], &["restore", "--repo", &missing]]
+    {
         home.run(words)?.expect(2, &format!("{words:?}"))?;
     }
     for words in [

@@ -62,14 +62,24 @@ impl Replica {
     fn ensure_identical(&self, device: &Path, when: &str) -> Result<()> {
         let lost = Image::of(device)?.difference(&self.image);
         let first: Vec<_> = lost.iter().take(8).collect();
-        ensure!(lost.is_empty(), "{when}: LOST {} bytes after {} cuts, first {first:?}", lost.total(), self.cuts);
+        ensure!(
+            lost.is_empty(),
+            "{when}: LOST {} bytes after {} cuts, first {first:?}",
+            lost.total(),
+            self.cuts
+        );
         ensure!(self.suspect.is_empty(), "{when}: a cut was called suspect: {:?}", self.suspect);
         Ok(())
     }
 }
 
 /// Follows the device until `running` writers are none, then once more.
-fn follow_until_quiet(tracked: &mut Tracked, replica: &mut Replica, running: &AtomicUsize, pause: Duration) -> Result<()> {
+fn follow_until_quiet(
+    tracked: &mut Tracked,
+    replica: &mut Replica,
+    running: &AtomicUsize,
+    pause: Duration,
+) -> Result<()> {
     while running.load(Ordering::SeqCst) > 0 {
         replica.follow(tracked)?;
         std::thread::sleep(pause);
@@ -87,7 +97,13 @@ impl Drop for Running<'_> {
 }
 
 /// One writer's share of a round: every `of`-th block of `unit` bytes from the `nth` on, each once, scattered.
-fn write_share(device: &Path, unit: u64, (nth, of): (u64, u64), mut random: Random, writes: &AtomicU64) -> Result<()> {
+fn write_share(
+    device: &Path,
+    unit: u64,
+    (nth, of): (u64, u64),
+    mut random: Random,
+    writes: &AtomicU64,
+) -> Result<()> {
     // prime, and no device here has a multiple of it in blocks: i -> i * STRIDE is a permutation
     const STRIDE: u64 = 1_000_003;
     let mine = (size_of(device)? / unit - nth).div_ceil(of);
@@ -105,7 +121,13 @@ fn write_share(device: &Path, unit: u64, (nth, of): (u64, u64), mut random: Rand
     Ok(())
 }
 
-fn round(tracked: &mut Tracked, replica: &mut Replica, writers: u64, unit: u64, random: &mut Random) -> Result<u64> {
+fn round(
+    tracked: &mut Tracked,
+    replica: &mut Replica,
+    writers: u64,
+    unit: u64,
+    random: &mut Random,
+) -> Result<u64> {
     let device = tracked.device().to_path_buf();
     let writes = AtomicU64::new(0);
     let running = AtomicUsize::new(writers as usize);
@@ -194,6 +216,10 @@ fn buffered_writers_through_ext4() -> Result<()> {
         replica.ensure_identical(device.path(), &format!("round {rounds}"))?;
         rounds += 1;
     }
-    host::say(&format!("{NAME}: {rounds} rounds, {} cuts, copied {} MiB", replica.cuts, replica.copied >> 20));
+    host::say(&format!(
+        "{NAME}: {rounds} rounds, {} cuts, copied {} MiB",
+        replica.cuts,
+        replica.copied >> 20
+    ));
     Ok(())
 }

@@ -39,10 +39,19 @@ impl Scene<'_> {
         let differ = Image::of_file(&file)?.difference(&now).subtract(&changed);
         let lost = differ.intersect(&used.used);
         let first: Vec<_> = lost.iter().take(6).map(|e| (e.offset, e.length)).collect();
-        ensure!(lost.is_empty(), "{}: {} used bytes lost in {}, first {first:?}", self.label, lost.total(), point.id);
+        ensure!(
+            lost.is_empty(),
+            "{}: {} used bytes lost in {}, first {first:?}",
+            self.label,
+            lost.total(),
+            point.id
+        );
         say(&format!(
             "  {}: {} frozen {} ms, {} bytes of unused areas differ",
-            self.label, point.kind(), point.json["freeze_ms"], differ.total()
+            self.label,
+            point.kind(),
+            point.json["freeze_ms"],
+            differ.total()
         ));
         self.ensure_clean(&file)?;
         std::fs::remove_file(file)?;

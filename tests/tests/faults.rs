@@ -78,8 +78,8 @@ fn killed_at_any_moment_under_load() -> Result<()> {
         let mut child = care.home.start(care.backup_words(&[]))?;
         let wait = Duration::from_micros(random.below(150_000));
         std::thread::scope(|scope| {
-            let mut random = random.fork();
-            let writer = scope.spawn(move || churn(device_of(&care), &mut random, 40));
+            let (mut random, device) = (random.fork(), &care.device);
+            let writer = scope.spawn(move || churn(device, &mut random, 40));
             std::thread::sleep(wait);
             let _ = child.kill();
             writer.join().expect("the writer panicked")
@@ -90,10 +90,6 @@ fn killed_at_any_moment_under_load() -> Result<()> {
     let point = care.backup(&[])?;
     host::say(&format!("{NAME}: {killed} of 12 killed"));
     care.ensure_restores_to(&point.id, &now, "after kills at random moments")
-}
-
-fn device_of<'a>(care: &'a Protected<'_>) -> &'a Path {
-    &care.device
 }
 
 /// M25: the copier is killed while the file system is frozen. It must thaw all the same.
@@ -154,7 +150,10 @@ fn a_read_error_is_never_a_skip() -> Result<()> {
     backing.set_len(12 << 20)?;
     let ended = care.home.run(care.backup_words(&[]))?;
     ensure!(ended.code == Some(1), "wanted a failure: {ended}");
-    ensure!(ended.err.contains("1258") || ended.err.contains("12 MiB") || ended.err.contains("0x"), "names no place: {ended}");
+    ensure!(
+        ended.err.contains("1258") || ended.err.contains("12 MiB") || ended.err.contains("0x"),
+        "names no place: {ended}"
+    );
     backing.set_len(16 << 20)?;
     backing.write_all_at(&saved.bytes()[12 << 20..], 12 << 20)?;
     let point = care.incremental()?;

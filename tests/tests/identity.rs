@@ -66,7 +66,6 @@ fn m5_resize() -> Result<()> {
     Ok(())
 }
 
-
 /// M10: another image under the same device name.
 #[test]
 fn m10_another_disk_under_the_same_name() -> Result<()> {

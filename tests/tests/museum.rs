@@ -72,7 +72,11 @@ fn m2_operations_other_than_write() -> Result<()> {
         Ok(Outcome::Done)
     })?;
     let verdict = tracked.case("fstrim", || {
-        Ok(if files::trim(mounted.point())? { Outcome::Done } else { Outcome::Unsupported("no fstrim".into()) })
+        Ok(if files::trim(mounted.point())? {
+            Outcome::Done
+        } else {
+            Outcome::Unsupported("no fstrim".into())
+        })
     })?;
     if let Some(verdict) = verdict {
         ensure!(verdict.changed.total() > 60 << 20, "fstrim changed only {verdict}");

@@ -41,7 +41,9 @@ fn stage(scratch: &Scratch) -> Result<(PathBuf, PathBuf)> {
 fn what_needs_root_says_so() -> Result<()> {
     let scratch = Scratch::new("user")?;
     let (program, folder) = stage(&scratch)?;
-    for words in [&["track", "/dev/loop0"][..], &["untrack", "/dev/loop0"], &["backup", "/dev/loop0", "--repo", "r"]] {
+    for words in
+        [&["track", "/dev/loop0"][..], &["untrack", "/dev/loop0"], &["backup", "/dev/loop0", "--repo", "r"]]
+    {
         let ended = as_user(&program, &folder, words)?;
         ensure!(ended.code == Some(1), "{words:?}: {ended}");
         let said = ended.err.to_lowercase();

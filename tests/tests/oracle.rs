@@ -73,7 +73,11 @@ fn one_file_system(tracked: &mut Tracked, scratch: &Scratch, random: &mut Random
     tracked.case(&format!("delete + fstrim {label}"), || {
         std::fs::remove_dir_all(mounted.point().join("r0"))?;
         rustix::fs::sync();
-        Ok(if files::trim(mounted.point())? { Outcome::Done } else { Outcome::Unsupported("no fstrim".into()) })
+        Ok(if files::trim(mounted.point())? {
+            Outcome::Done
+        } else {
+            Outcome::Unsupported("no fstrim".into())
+        })
     })?;
     tracked.case(&format!("umount {label}"), || mounted.unmount().map(|()| Outcome::Done))?;
     Ok(())
@@ -188,7 +192,9 @@ fn four_kib_sectors_and_odd_sizes() -> Result<()> {
     let scratch = Scratch::new("oracle-odd")?;
     let mut random = Random::for_test(NAME);
     let home = Home::new(&scratch)?;
-    for (name, size, sector) in [("prime", 512 * 65_537, 512), ("seven", 512 * 7, 512), ("4kn", 4096 * 8191, 4096)] {
+    for (name, size, sector) in
+        [("prime", 512 * 65_537, 512), ("seven", 512 * 7, 512), ("4kn", 4096 * 8191, 4096)]
+    {
         let device = Loop::with_sector(&scratch, name, size, sector)?;
         fill(device.path(), &mut random)?;
         let mut tracked = Tracked::start(&home, device.path(), 4096)?;

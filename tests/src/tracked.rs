@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 pub struct Tracked {
     places: Places,
     device: PathBuf,
-    epochs: Epochs,
+    /// `None` only while being opened again.
+    epochs: Option<Epochs>,
     failures: Vec<String>,
 }
 
@@ -27,7 +28,7 @@ impl Tracked {
         tracker::track(&places, device, granularity)
             .with_context(|| format!("track {}", device.display()))?;
         let epochs = Epochs::open(&places, device).context("open the epochs")?;
-        Ok(Self { places, device: device.into(), epochs, failures: Vec::new() })
+        Ok(Self { places, device: device.into(), epochs: Some(epochs), failures: Vec::new() })
     }
 
     /// The device.
@@ -35,20 +36,31 @@ impl Tracked {
         &self.device
     }
 
+    fn epochs(&mut self) -> Result<&mut Epochs> {
+        self.epochs.as_mut().context("the epochs are not open")
+    }
+
+    /// What a collector does that was killed or upgraded and comes back.
+    pub fn reopen(&mut self) -> Result<()> {
+        self.epochs = None;
+        self.epochs = Some(Epochs::open(&self.places, &self.device).context("open the epochs again")?);
+        Ok(())
+    }
+
     /// Ends the running epoch; what changed in it.
     pub fn cut(&mut self) -> Result<Cut> {
-        self.epochs.cut().context("cut")
+        self.epochs()?.cut().context("cut")
     }
 
     /// Says that everything up to `epoch` is safe elsewhere.
     pub fn retire(&mut self, epoch: u64) -> Result<()> {
         let base = Base { repo: "oracle".into(), point: "oracle".into() };
-        self.epochs.retire(epoch, base).context("retire")
+        self.epochs()?.retire(epoch, base).context("retire")
     }
 
     /// The pending difference, nothing ended.
     pub fn peek(&mut self) -> Result<ExtentSet> {
-        Ok(self.epochs.peek().context("peek")?.extents)
+        Ok(self.epochs()?.peek().context("peek")?.extents)
     }
 
     /// Does `work` and judges what is listed for it; prints one line. A miss is remembered for [`Self::finish`],
@@ -88,8 +100,10 @@ impl Tracked {
 
     /// Stops tracking now; an error if that fails.
     pub fn stop(self) -> Result<()> {
-        if let Err(e) = tracker::untrack(&self.places, &self.device) {
-            bail!("untrack {}: {e}", self.device.display());
+        let mut this = self;
+        this.epochs = None;
+        if let Err(e) = tracker::untrack(&this.places, &this.device) {
+            bail!("untrack {}: {e}", this.device.display());
         }
         Ok(())
     }
@@ -98,6 +112,7 @@ impl Tracked {
 impl Drop for Tracked {
     fn drop(&mut self) {
         // already stopped, or the device is gone: the home's bpffs goes with the scratch folder anyway
+        self.epochs = None;
         let _ = tracker::untrack(&self.places, &self.device);
     }
 }

@@ -19,7 +19,7 @@ use tests::product::Home;
 use tests::random::Random;
 use tests::scratch::Scratch;
 use tests::tracked::Tracked;
-use tests::workload::discard;
+use tests::workload::{churn, discard};
 use tests::{host, skip_if};
 
 /// The replica and what it cost to keep it.
@@ -29,6 +29,8 @@ struct Replica {
     cuts: u64,
     copied: u64,
     suspect: Vec<String>,
+    /// Leaves out every so many extents, to prove that a loss is noticed.
+    lossy: Option<usize>,
 }
 
 impl Replica {
@@ -36,7 +38,7 @@ impl Replica {
     fn new(device: &Path) -> Result<Self> {
         let image = Image::of(device)?;
         let device = open_with(device, O_DIRECT)?;
-        Ok(Self { device, image, cuts: 0, copied: 0, suspect: Vec::new() })
+        Ok(Self { device, image, cuts: 0, copied: 0, suspect: Vec::new(), lossy: None })
     }
 
     /// Cuts, copies what the sealed epoch lists, retires it.
@@ -45,11 +47,16 @@ impl Replica {
         self.copy(&cut.extents)?;
         self.cuts += 1;
         self.suspect.extend(cut.suspect);
-        tracked.retire(cut.epoch)
+        tracked.retire(cut.epoch)?;
+        // a collector that was killed or upgraded comes back and goes on
+        if self.cuts.is_multiple_of(25) { tracked.reopen() } else { Ok(()) }
     }
 
     fn copy(&mut self, extents: &ExtentSet) -> Result<()> {
-        for extent in extents {
+        for (n, extent) in extents.iter().enumerate() {
+            if self.lossy.is_some_and(|nth| n % nth == nth - 1) {
+                continue;
+            }
             let range = extent.offset as usize..extent.end() as usize;
             let mut buffer = Aligned::new(range.len());
             self.device.read_exact_at(&mut buffer, extent.offset).context("copy an extent of a cut")?;
@@ -151,6 +158,29 @@ fn round(
     Ok(writes.into_inner())
 }
 
+/// Rounds of direct writers for `seconds`, at least three.
+fn rounds(test: &str, seconds: u64, tracked: &mut Tracked, random: &mut Random) -> Result<()> {
+    let device = tracked.device().to_path_buf();
+    let mut replica = Replica::new(&device)?;
+    let (start, limit) = (Instant::now(), Duration::from_secs(seconds));
+    let (mut writes, mut rounds) = (0, 0);
+    let (before, _) = kernel_counts(&device)?;
+    while start.elapsed() < limit || rounds < 3 {
+        let unit = [4096, 4096, 16384, 512][rounds % 4];
+        writes += round(tracked, &mut replica, 8, unit, random)?;
+        replica.ensure_identical(&device, &format!("round {rounds} of {unit} byte writes"))?;
+        rounds += 1;
+    }
+    let written = (kernel_counts(&device)?.0 - before) * 512;
+    host::say(&format!(
+        "{test}: {writes} writes in {rounds} rounds, {} cuts, copied {:.2} x what was written",
+        replica.cuts,
+        replica.copied as f64 / written.max(1) as f64
+    ));
+    ensure!(replica.cuts as usize > 2 * rounds, "only {} cuts in {rounds} rounds", replica.cuts);
+    Ok(())
+}
+
 #[test]
 fn direct_writers() -> Result<()> {
     const NAME: &str = "cut_under_load::direct_writers";
@@ -160,23 +190,55 @@ fn direct_writers() -> Result<()> {
     let device = Loop::new(&scratch, "disk", 48 << 20)?;
     fill(device.path(), &mut random)?;
     let mut tracked = Tracked::start(&Home::new(&scratch)?, device.path(), 4096)?;
+    rounds(NAME, host::seconds(10), &mut tracked, &mut random)
+}
+
+#[test]
+fn while_other_devices_come_and_go() -> Result<()> {
+    const NAME: &str = "cut_under_load::while_other_devices_come_and_go";
+    skip_if!(host::no_tracking(), NAME);
+    let scratch = Scratch::new("load-two")?;
+    let mut random = Random::for_test(NAME);
+    let device = Loop::new(&scratch, "disk", 24 << 20)?;
+    let other = Loop::new(&scratch, "other", 8 << 20)?;
+    fill(device.path(), &mut random)?;
+    let home = Home::new(&scratch)?;
+    let mut tracked = Tracked::start(&home, device.path(), 4096)?;
+    let stop = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        let (mut theirs, stop, home, other) = (random.fork(), &stop, &home, &other);
+        let guest = scope.spawn(move || -> Result<u64> {
+            let mut times = 0;
+            while stop.load(Ordering::SeqCst) == 0 {
+                let mut second = Tracked::start(home, other.path(), 4096)?;
+                churn(other.path(), &mut theirs, 20)?;
+                ensure!(!second.cut()?.extents.is_empty(), "the other device's changes are not listed");
+                second.stop()?;
+                times += 1;
+            }
+            Ok(times)
+        });
+        let result = rounds(NAME, host::seconds(6) / 2, &mut tracked, &mut random);
+        stop.store(1, Ordering::SeqCst);
+        let times = guest.join().expect("the guest panicked")?;
+        host::say(&format!("{NAME}: another device came and went {times} times"));
+        result
+    })
+}
+
+#[test]
+fn a_lost_area_is_noticed() -> Result<()> {
+    const NAME: &str = "cut_under_load::a_lost_area_is_noticed";
+    skip_if!(host::no_tracking(), NAME);
+    let scratch = Scratch::new("load-lossy")?;
+    let mut random = Random::for_test(NAME);
+    let device = Loop::new(&scratch, "disk", 16 << 20)?;
+    fill(device.path(), &mut random)?;
+    let mut tracked = Tracked::start(&Home::new(&scratch)?, device.path(), 4096)?;
     let mut replica = Replica::new(device.path())?;
-    let (start, limit) = (Instant::now(), Duration::from_secs(host::seconds(10)));
-    let (mut writes, mut rounds) = (0, 0);
-    let (before, _) = kernel_counts(device.path())?;
-    while start.elapsed() < limit || rounds < 3 {
-        let unit = [4096, 4096, 16384, 512][rounds % 4];
-        writes += round(&mut tracked, &mut replica, 8, unit, &mut random)?;
-        replica.ensure_identical(device.path(), &format!("round {rounds} of {unit} byte writes"))?;
-        rounds += 1;
-    }
-    let written = (kernel_counts(device.path())?.0 - before) * 512;
-    host::say(&format!(
-        "{NAME}: {writes} writes in {rounds} rounds, {} cuts, copied {:.2} x what was written",
-        replica.cuts,
-        replica.copied as f64 / written.max(1) as f64
-    ));
-    ensure!(replica.cuts as usize > 2 * rounds, "only {} cuts in {rounds} rounds", replica.cuts);
+    replica.lossy = Some(20);
+    round(&mut tracked, &mut replica, 8, 4096, &mut random)?;
+    ensure!(replica.ensure_identical(device.path(), "lossy").is_err(), "the replica cannot be identical");
     Ok(())
 }
 

@@ -6,8 +6,11 @@
 
 pub mod block;
 pub mod chain;
+pub mod diff;
+pub mod epoch;
 pub mod error;
 pub mod format;
 pub mod repository;
 pub mod source;
 pub mod sys;
+pub mod tracker;

@@ -9,23 +9,38 @@ use crate::repository::Repository;
 pub use crate::repository::{Content, Piece, Stored};
 
 /// A point and everything below it, down to its full.
-pub struct Chain { repo: Repository, points: Vec<Manifest> }
+pub struct Chain {
+    repo: Repository,
+    points: Vec<Manifest>,
+}
 
 impl Chain {
     /// Follows the parents of `point` to its full and checks each.
-    pub fn resolve(repo: &Repository, device: &DeviceId, point: PointId) -> Result<Self> { todo!() }
+    pub fn resolve(repo: &Repository, device: &DeviceId, point: PointId) -> Result<Self> {
+        todo!()
+    }
     /// The points, the asked one first, the full last.
-    pub fn points(&self) -> &[Manifest] { &self.points }
+    pub fn points(&self) -> &[Manifest] {
+        &self.points
+    }
     /// The asked point.
-    pub fn top(&self) -> &Manifest { todo!() }
+    pub fn top(&self) -> &Manifest {
+        todo!()
+    }
     /// The image: sorted, non-overlapping; what no piece covers is zero.
-    pub fn pieces(&self) -> Result<Pieces> { todo!() }
+    pub fn pieces(&self) -> Result<Pieces> {
+        todo!()
+    }
 }
 
 /// The pieces of an image, by address.
-pub struct Pieces { inner: Box<dyn Iterator<Item = Result<Piece>> + Send> }
+pub struct Pieces {
+    inner: Box<dyn Iterator<Item = Result<Piece>> + Send>,
+}
 
 impl Iterator for Pieces {
     type Item = Result<Piece>;
-    fn next(&mut self) -> Option<Result<Piece>> { self.inner.next() }
+    fn next(&mut self) -> Option<Result<Piece>> {
+        self.inner.next()
+    }
 }

@@ -109,7 +109,11 @@ impl Piece {
         let inside = u64::from(f.skip) + self.extent.length <= u64::from(f.frame_len);
         let stored = f.stored_len > 0 && u64::from(f.stored_len) <= CELL;
         let placed = u64::from(f.offset) + u64::from(f.stored_len) <= MAX_SEGMENT;
-        if !inside || !stored || !placed || u64::from(f.skip) > self.extent.offset || !fits_cell(self.frame().extent)
+        if !inside
+            || !stored
+            || !placed
+            || u64::from(f.skip) > self.extent.offset
+            || !fits_cell(self.frame().extent)
         {
             return Err(damaged(format!("piece at {}: impossible frame", self.extent.offset)));
         }
@@ -272,23 +276,27 @@ pub(super) mod tests {
         let one = (0u64..40, 0u64..16, 1u64..=16, any::<(u128, u32, bool, bool)>(), 0u64..16, 1u32..65536);
         prop::collection::vec(one, 0..max).prop_map(|list| {
             let mut cell = 0;
-            list.into_iter().map(|(gap, first, len, (hash, at, zero, raw), shown, stored_len)| {
-                cell += gap + 1;
-                let len = len.min(16 - first);
-                let skip = shown.min(len - 1);
-                let extent = Extent::new(cell * CELL + (first + skip) * 4096, (len - skip) * 4096);
-                let frame = FrameRef {
-                    segment: at % 5,
-                    offset: at % (MAX_SEGMENT as u32 - 65536),
-                    stored_len,
-                    codec: if raw { Codec::Raw } else { Codec::Zstd },
-                    frame_len: (len * 4096) as u32,
-                    skip: (skip * 4096) as u32,
-                    hash: FrameHash(hash),
-                };
-                Piece { extent, content: if zero { PieceContent::Zero } else { PieceContent::Stored(frame) } }
-            })
-            .collect()
+            list.into_iter()
+                .map(|(gap, first, len, (hash, at, zero, raw), shown, stored_len)| {
+                    cell += gap + 1;
+                    let len = len.min(16 - first);
+                    let skip = shown.min(len - 1);
+                    let extent = Extent::new(cell * CELL + (first + skip) * 4096, (len - skip) * 4096);
+                    let frame = FrameRef {
+                        segment: at % 5,
+                        offset: at % (MAX_SEGMENT as u32 - 65536),
+                        stored_len,
+                        codec: if raw { Codec::Raw } else { Codec::Zstd },
+                        frame_len: (len * 4096) as u32,
+                        skip: (skip * 4096) as u32,
+                        hash: FrameHash(hash),
+                    };
+                    Piece {
+                        extent,
+                        content: if zero { PieceContent::Zero } else { PieceContent::Stored(frame) },
+                    }
+                })
+                .collect()
         })
     }
 

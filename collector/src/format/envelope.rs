@@ -69,7 +69,10 @@ pub(super) fn open<T: DeserializeOwned>(magic: &str, bytes: &[u8]) -> Result<T> 
     let broken = |e| Error::caused(Kind::Damaged, format!("{magic}: not the JSON it must be"), e);
     let read: Read = serde_json::from_slice(bytes).map_err(broken)?;
     if read.magic != magic {
-        return Err(damaged(format!("not a {magic}: magic is {:?}", read.magic.get(..40).unwrap_or(&read.magic))));
+        return Err(damaged(format!(
+            "not a {magic}: magic is {:?}",
+            read.magic.get(..40).unwrap_or(&read.magic)
+        )));
     }
     refuse_newer(magic, read.version, read.incompatible, read.crypto)?;
     serde_json::from_value(read.body).map_err(broken)

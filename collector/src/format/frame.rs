@@ -203,7 +203,12 @@ mod tests {
     #[test]
     fn a_frame_stays_in_its_cell() {
         assert!(fits_cell(Extent::new(4096, CELL - 4096)) && fits_cell(Extent::new(CELL, 512)));
-        for bad in [Extent::new(4096, CELL), Extent::new(512, 512), Extent::new(0, 0), Extent::new(u64::MAX - 4095, 4096)] {
+        for bad in [
+            Extent::new(4096, CELL),
+            Extent::new(512, 512),
+            Extent::new(0, 0),
+            Extent::new(u64::MAX - 4095, 4096),
+        ] {
             assert!(!fits_cell(bad), "{bad:?}");
         }
         assert!(encode_frame(Extent::new(0, 8192), &[0; 4096], Compression::None).is_err());

@@ -221,7 +221,8 @@ mod tests {
             let mut bad = last;
             bad[bit / 8] ^= 1 << (bit % 8);
             // the count is checked against the footer by its reader
-            let ok = Trailer::decode(ObjectKind::Index, &bad, 126).and_then(|t| t.check(b"footer").map(|()| t));
+            let ok =
+                Trailer::decode(ObjectKind::Index, &bad, 126).and_then(|t| t.check(b"footer").map(|()| t));
             assert!(ok.is_err() || ok.unwrap().count != 1, "bit {bit}");
         }
     }
@@ -229,7 +230,10 @@ mod tests {
     #[test]
     fn what_is_newer_is_named() {
         for (version, flags, crypto) in [(2, 0, 0), (1, 4, 0), (1, 0, 1)] {
-            assert_eq!(refuse_newer("segment", version, flags, crypto).unwrap_err().kind(), Kind::Incompatible);
+            assert_eq!(
+                refuse_newer("segment", version, flags, crypto).unwrap_err().kind(),
+                Kind::Incompatible
+            );
         }
         assert!(refuse_newer("segment", 1, 0, 0).is_ok());
     }

@@ -210,7 +210,9 @@ mod tests {
     /// Museum M20, M29: names are exact, and none of them is a path.
     #[test]
     fn a_name_is_never_a_path() {
-        for bad in ["", ".", "..", "../x", "a/b", "A", "web1/", "(", "-x", ".x", "a b", "é", "a\0", &"x".repeat(65)] {
+        for bad in
+            ["", ".", "..", "../x", "a/b", "A", "web1/", "(", "-x", ".x", "a b", "é", "a\0", &"x".repeat(65)]
+        {
             assert!(DeviceId::new(bad).is_err(), "{bad:?}");
         }
         for good in ["sda1", "web1", "a", "loop0-0123456789abcdef", "0..1"] {
@@ -218,7 +220,8 @@ mod tests {
         }
         assert!(DeviceId::new(DeviceId::derive("../Ä (x)", "y").as_str()).is_ok());
         assert_ne!(DeviceId::derive("a", "x"), DeviceId::derive("a", "y"));
-        for bad in ["", "../../etc/passwd", "01J", "01j0000000000000000000000z", "ZZZZZZZZZZZZZZZZZZZZZZZZZZ"] {
+        for bad in ["", "../../etc/passwd", "01J", "01j0000000000000000000000z", "ZZZZZZZZZZZZZZZZZZZZZZZZZZ"]
+        {
             assert!(bad.parse::<PointId>().is_err(), "{bad:?}");
         }
         let id = PointId::generate();

@@ -124,7 +124,8 @@ impl IndexFooter {
 }
 
 fn segment(r: &mut Reader<'_>) -> Result<SegmentRef> {
-    let segment = SegmentRef { id: SegmentId::from_bytes(r.array()?), len: r.u64()?, hash: Blake3(r.array()?) };
+    let segment =
+        SegmentRef { id: SegmentId::from_bytes(r.array()?), len: r.u64()?, hash: Blake3(r.array()?) };
     if segment.len > MAX_SEGMENT {
         return Err(damaged("footer of the index: segment too long"));
     }

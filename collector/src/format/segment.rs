@@ -60,7 +60,10 @@ impl SegmentBuilder {
     pub fn push(&mut self, frame: &EncodedFrame) -> Result<u32> {
         let len = frame.data.len();
         if len == 0 || len != frame.meta.stored_len as usize || self.is_full() {
-            return Err(Error::new(Kind::Bug, "put frame in segment: no bytes, wrong length, or segment full"));
+            return Err(Error::new(
+                Kind::Bug,
+                "put frame in segment: no bytes, wrong length, or segment full",
+            ));
         }
         let offset = self.bytes.len() as u32;
         self.frames.push(Piece::whole(&frame.meta, 0, offset));
@@ -173,7 +176,10 @@ mod tests {
             bad[bit / 8] ^= 1 << (bit % 8);
             let read = SegmentTable::decode(repository, id, &bad);
             // frames themselves are guarded by their own hash and by the hash of the whole
-            assert!(read.is_err() || (read.unwrap() == table && Blake3::of(&bad) != whole && bit / 8 < frames_end));
+            assert!(
+                read.is_err()
+                    || (read.unwrap() == table && Blake3::of(&bad) != whole && bit / 8 < frames_end)
+            );
             assert!(SegmentTable::decode(repository, id, &bytes[..bit / 8]).is_err());
         }
     }

@@ -53,32 +53,62 @@ pub enum PointState {
 
 impl Repository {
     /// Makes a repository in a folder that is empty or does not exist.
-    pub fn create(location: &str) -> Result<Self> { todo!() }
+    pub fn create(location: &str) -> Result<Self> {
+        todo!()
+    }
     /// Opens one.
-    pub fn open(location: &str) -> Result<Self> { todo!() }
+    pub fn open(location: &str) -> Result<Self> {
+        todo!()
+    }
     /// Opens one, or makes it if there is nothing.
-    pub fn open_or_create(location: &str) -> Result<Self> { todo!() }
+    pub fn open_or_create(location: &str) -> Result<Self> {
+        todo!()
+    }
     /// Its identity.
-    pub fn uuid(&self) -> RepositoryId { todo!() }
+    pub fn uuid(&self) -> RepositoryId {
+        todo!()
+    }
     /// Its folder, if it is local.
-    pub fn local_path(&self) -> Option<&Path> { todo!() }
+    pub fn local_path(&self) -> Option<&Path> {
+        todo!()
+    }
     /// All points of all devices, newest last; damaged ones are listed as such.
-    pub fn points(&self) -> Result<Vec<PointEntry>> { todo!() }
+    pub fn points(&self) -> Result<Vec<PointEntry>> {
+        todo!()
+    }
     /// All points of one device, newest last.
-    pub fn points_of(&self, device: &DeviceId) -> Result<Vec<PointEntry>> { todo!() }
+    pub fn points_of(&self, device: &DeviceId) -> Result<Vec<PointEntry>> {
+        todo!()
+    }
     /// The point a person named: `latest`, or an exact id; of `device` only, if given.
-    pub fn resolve(&self, name: &str, device: Option<&DeviceId>) -> Result<(DeviceId, PointId)> { todo!() }
+    pub fn resolve(&self, name: &str, device: Option<&DeviceId>) -> Result<(DeviceId, PointId)> {
+        todo!()
+    }
     /// A point's manifest and the hash of the manifest object.
-    pub fn manifest(&self, device: &DeviceId, point: PointId) -> Result<(Manifest, Blake3)> { todo!() }
+    pub fn manifest(&self, device: &DeviceId, point: PointId) -> Result<(Manifest, Blake3)> {
+        todo!()
+    }
     /// Takes the writer's lock of one device; [`crate::error::Kind::Busy`] if another has it.
-    pub fn lock(&self, device: &DeviceId) -> Result<DeviceLock> { todo!() }
+    pub fn lock(&self, device: &DeviceId) -> Result<DeviceLock> {
+        todo!()
+    }
     /// Begins a point.
-    pub fn begin(&self, lock: &DeviceLock, new: NewPoint) -> Result<PointWriter> { todo!() }
+    pub fn begin(&self, lock: &DeviceLock, new: NewPoint) -> Result<PointWriter> {
+        todo!()
+    }
     /// Reads and verifies the content of `pieces` (any order; reads are coalesced) and hands out each piece's bytes
     /// once, in an order of the store's liking.
-    pub fn read_pieces(&self, pieces: &[Piece], sink: &mut dyn FnMut(Extent, &[u8]) -> Result<()>) -> Result<()> { todo!() }
+    pub fn read_pieces(
+        &self,
+        pieces: &[Piece],
+        sink: &mut dyn FnMut(Extent, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        todo!()
+    }
     /// Reads and verifies one piece.
-    pub fn read_piece(&self, piece: &Piece) -> Result<Vec<u8>> { todo!() }
+    pub fn read_piece(&self, piece: &Piece) -> Result<Vec<u8>> {
+        todo!()
+    }
 }
 
 /// A run of bytes of the image.
@@ -114,18 +144,26 @@ pub struct Stored {
 
 impl Piece {
     /// Hash of the piece's content, if it is a whole frame.
-    pub fn whole_hash(&self) -> Option<FrameHash> { todo!() }
+    pub fn whole_hash(&self) -> Option<FrameHash> {
+        todo!()
+    }
 }
 
 /// The right to write points of one device; clones share it, and it ends with the last.
 #[derive(Clone)]
-pub struct DeviceLock { inner: Arc<()> }
+pub struct DeviceLock {
+    inner: Arc<()>,
+}
 
 impl DeviceLock {
     /// The device.
-    pub fn device(&self) -> &DeviceId { todo!() }
+    pub fn device(&self) -> &DeviceId {
+        todo!()
+    }
     /// Words about the dead writer this lock was taken over from, if there was one.
-    pub fn taken_over(&self) -> Option<&str> { todo!() }
+    pub fn taken_over(&self) -> Option<&str> {
+        todo!()
+    }
 }
 
 /// What is known when a backup begins.
@@ -169,17 +207,27 @@ pub struct FinishInfo {
 }
 
 /// Writes one point. Dropped without [`finish`](Self::finish), it leaves at worst segments that nothing names.
-pub struct PointWriter { inner: Arc<()> }
+pub struct PointWriter {
+    inner: Arc<()>,
+}
 
 impl PointWriter {
     /// The point's name, already.
-    pub fn point(&self) -> PointId { todo!() }
+    pub fn point(&self) -> PointId {
+        todo!()
+    }
     /// Begins the next pass, whose frames shadow those of all passes before. The first pass is begun already.
-    pub fn start_pass(&mut self) -> Result<()> { todo!() }
+    pub fn start_pass(&mut self) -> Result<()> {
+        todo!()
+    }
     /// Adds a frame; within a pass, addresses ascend.
-    pub fn add(&mut self, frame: EncodedFrame) -> Result<()> { todo!() }
+    pub fn add(&mut self, frame: EncodedFrame) -> Result<()> {
+        todo!()
+    }
     /// Makes everything durable: segments, then the index, then the manifest.
-    pub fn finish(self, info: FinishInfo) -> Result<Manifest> { todo!() }
+    pub fn finish(self, info: FinishInfo) -> Result<Manifest> {
+        todo!()
+    }
 }
 
 /// What `check` found.
@@ -212,4 +260,6 @@ pub struct Damage {
 
 /// Looks at everything a restore needs: structure, or with `read_data` every stored byte. `progress` gets bytes
 /// done and bytes to do.
-pub fn check(repo: &Repository, read_data: bool, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> { todo!() }
+pub fn check(repo: &Repository, read_data: bool, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
+    todo!()
+}

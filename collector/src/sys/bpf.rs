@@ -61,8 +61,9 @@ pub fn create_array_of_maps(entries: u32, inner: BorrowedFd<'_>) -> Result<Owned
 /// Whatever `BPF_MAP_CREATE` says; `ENOMEM` when the kernel has no room for it.
 pub fn create_bitmap(words: u32) -> Result<OwnedFd> {
     let flags = BPF_F_MMAPABLE | BPF_F_INNER_MAP;
-    let fd = bpf(BPF_MAP_CREATE, [BPF_MAP_TYPE_ARRAY, 4, 8, words, flags])
-        .os_context(|| format!("make a bitmap of {} KiB in the kernel", (u64::from(words) * 8).div_ceil(1024)))?;
+    let fd = bpf(BPF_MAP_CREATE, [BPF_MAP_TYPE_ARRAY, 4, 8, words, flags]).os_context(|| {
+        format!("make a bitmap of {} KiB in the kernel", (u64::from(words) * 8).div_ceil(1024))
+    })?;
     // SAFETY: the kernel just gave us this descriptor; nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

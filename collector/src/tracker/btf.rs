@@ -94,8 +94,11 @@ impl KernelTypes {
         self.types.push(void);
         let mut at = 0;
         while at < self.words.len() {
-            let [name, info, size_or_type] =
-                *self.words.get(at..at + 3).and_then(|w| w.first_chunk::<3>()).ok_or_else(|| damaged("type cut short"))?;
+            let [name, info, size_or_type] = *self
+                .words
+                .get(at..at + 3)
+                .and_then(|w| w.first_chunk::<3>())
+                .ok_or_else(|| damaged("type cut short"))?;
             let kind = (info >> 24 & 0x1f) as u8;
             let count = (info & 0xffff) as usize;
             let body = at + 3;
@@ -182,9 +185,22 @@ impl KernelTypes {
     /// Value of an enumerator, whatever enum it belongs to.
     pub fn enumerator(&self, name: &str) -> Option<u64> {
         self.types.iter().find_map(|ty| match ty.kind {
-            KIND_ENUM => self.words.get(ty.body..)?.as_chunks::<2>().0.iter().take(ty.count)
-                .find(|[n, _]| self.string(*n) == name).map(|[_, value]| u64::from(*value)),
-            KIND_ENUM64 => self.words.get(ty.body..)?.as_chunks::<3>().0.iter().take(ty.count)
+            KIND_ENUM => self
+                .words
+                .get(ty.body..)?
+                .as_chunks::<2>()
+                .0
+                .iter()
+                .take(ty.count)
+                .find(|[n, _]| self.string(*n) == name)
+                .map(|[_, value]| u64::from(*value)),
+            KIND_ENUM64 => self
+                .words
+                .get(ty.body..)?
+                .as_chunks::<3>()
+                .0
+                .iter()
+                .take(ty.count)
                 .find(|[n, ..]| self.string(*n) == name)
                 .map(|[_, low, high]| u64::from(*low) | u64::from(*high) << 32),
             _ => None,

@@ -82,7 +82,10 @@ pub fn check_signatures(types: &KernelTypes) -> Result<()> {
             let found = found.map_or("missing".into(), |f| f.join(", "));
             return Err(Error::new(
                 Kind::Unsupported,
-                format!("tracepoint {tracepoint} is ({found}) in this kernel, expected ({})", expected.join(", ")),
+                format!(
+                    "tracepoint {tracepoint} is ({found}) in this kernel, expected ({})",
+                    expected.join(", ")
+                ),
             )
             .hint("blkdelta runs on kernels 6.1 and later; see docs/ARCHITECTURE.md"));
         }

@@ -13,7 +13,7 @@ use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, PerCpuArray};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{BtfTracePoint, ProgramInfo};
 use aya::{Btf, EbpfLoader};
-use blkdelta_ebpf::{Counters, Disk, HOOKS, Hook, KERNEL_SYMBOL, Kernel, MAX_TARGETS, Role, Slot, Target};
+use blkdelta_ebpf::{Counters, Disk, HOOKS, Hook, KERNEL_SYMBOL, Kernel, MAX_TARGETS, Role, Target};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -180,7 +180,6 @@ pub fn remove_pins(places: &Places) -> Result<()> {
 }
 
 /// The pinned maps, opened.
-#[derive(Debug)]
 pub struct Maps {
     /// Tracked disks by `dev_t`.
     pub disks: HashMap<MapData, u32, Disk>,
@@ -193,7 +192,7 @@ pub struct Maps {
     /// What the programs counted.
     pub counters: PerCpuArray<MapData, Counters>,
     /// What is in flight.
-    pub slots: Array<MapData, Slot>,
+    pub slots: MapData,
 }
 
 impl Maps {
@@ -212,7 +211,7 @@ impl Maps {
             bitmaps: ArrayOfMaps::try_from(aya::maps::Map::ArrayOfMaps(map(BITMAPS)?)).map_err(shape)?,
             bitmap_table: map(BITMAPS)?,
             counters: PerCpuArray::try_from(aya::maps::Map::PerCpuArray(map("COUNTERS")?)).map_err(shape)?,
-            slots: Array::try_from(aya::maps::Map::Array(map("SLOTS")?)).map_err(shape)?,
+            slots: map("SLOTS")?,
         })
     }
 }

@@ -29,7 +29,11 @@ impl Places {
     pub fn from_env() -> Self {
         match std::env::var_os("BLKDELTA_HOME").filter(|home| !home.is_empty()) {
             Some(home) => Self::under(Path::new(&home)),
-            None => Self::at(Path::new("/sys/fs/bpf"), Path::new("/sys/fs/bpf/blkdelta"), Path::new("/run/blkdelta")),
+            None => Self::at(
+                Path::new("/sys/fs/bpf"),
+                Path::new("/sys/fs/bpf/blkdelta"),
+                Path::new("/run/blkdelta"),
+            ),
         }
     }
 

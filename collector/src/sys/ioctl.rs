@@ -7,8 +7,6 @@ use std::os::fd::{AsFd, AsRawFd};
 const BLKGETSIZE64: u64 = 0x8008_1272;
 /// Logical block size, an `int`.
 const BLKSSZGET: u64 = 0x1268;
-/// Physical block size, an `unsigned int`.
-const BLKPBSZGET: u64 = 0x127b;
 /// Write zeroes over a byte range, `u64[2]`.
 const BLKZEROOUT: u64 = 0x127f;
 
@@ -48,18 +46,54 @@ pub(crate) fn logical_block(fd: impl AsFd) -> io::Result<u32> {
     u32::try_from(size).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
-/// Physical block size of a block device in bytes.
-pub(crate) fn physical_block(fd: impl AsFd) -> io::Result<u32> {
-    let mut size = 0u32;
-    // SAFETY: BLKPBSZGET stores one unsigned int.
-    unsafe { with(fd, BLKPBSZGET, &mut size)? };
-    Ok(size)
-}
-
 /// Writes zeroes over a range of a block device (the device may do it without moving data).
 pub(crate) fn zero_out(fd: impl AsFd, offset: u64, length: u64) -> io::Result<()> {
     let mut range = [offset, length];
     // SAFETY: BLKZEROOUT reads two u64.
     unsafe { with(fd, BLKZEROOUT, &mut range)? };
     Ok(())
+}
+
+/// `struct loop_info64` (`include/uapi/linux/loop.h`).
+#[repr(C)]
+struct LoopInfo {
+    device: u64,
+    inode: u64,
+    rdevice: u64,
+    offset: u64,
+    size_limit: u64,
+    numbers: [u32; 4],
+    names: [[u8; 64]; 2],
+    key: [u8; 32],
+    init: [u64; 2],
+}
+
+/// What a loop device is bound to.
+pub(crate) struct LoopStatus {
+    /// The backing file's device, as `stat` shows it.
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+    /// Byte of the file at which the device begins.
+    pub(crate) offset: u64,
+}
+
+/// `LOOP_GET_STATUS64`.
+const LOOP_GET_STATUS64: u64 = 0x4c05;
+
+/// Asks a loop device what it is bound to.
+pub(crate) fn loop_status(fd: impl AsFd) -> io::Result<LoopStatus> {
+    let mut info = LoopInfo {
+        device: 0,
+        inode: 0,
+        rdevice: 0,
+        offset: 0,
+        size_limit: 0,
+        numbers: [0; 4],
+        names: [[0; 64]; 2],
+        key: [0; 32],
+        init: [0; 2],
+    };
+    // SAFETY: LOOP_GET_STATUS64 stores one struct loop_info64 (232 bytes, plain integers), laid out as LoopInfo.
+    unsafe { with(fd, LOOP_GET_STATUS64, &mut info)? };
+    Ok(LoopStatus { device: info.device, inode: info.inode, offset: info.offset })
 }

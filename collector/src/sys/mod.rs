@@ -4,9 +4,15 @@
 //! What must stay true: every `unsafe` block states why it is sound; nothing here knows what a backup is;
 //! nothing writes to a device unless the caller named it as its target.
 
+pub mod bpf;
+pub(crate) mod btrfs;
+pub mod device;
 pub mod direct;
 mod failpoint;
+pub mod freeze;
+pub(crate) mod fsmap;
 pub(crate) mod ioctl;
+pub mod mounts;
 mod publish;
 
 pub use failpoint::failpoint;

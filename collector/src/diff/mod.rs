@@ -1,0 +1,153 @@
+//! The difference list: what changed since the base point, from the bitmaps of the epochs since.
+//!
+//! Sorted, non-overlapping extents in bytes, never shorter than the truth. A list that would take too much
+//! memory is coarsened: near extents are joined over the gap between them, which reports more, never less.
+
+use crate::block::{Extent, ExtentSet, Granularity, extents_of_words};
+use crate::epoch::Epochs;
+use crate::error::{Error, Kind, Result};
+use crate::sys::bpf::{self, Words};
+use crate::sys::device::BlockDevice;
+use crate::tracker::{DeviceState, Maps, Places, Reading, Verdict, find, open_bitmap};
+use std::path::Path;
+
+/// Extents of a list, at most: 16 bytes each, so a list takes 32 MiB at most.
+pub const MAX_EXTENTS: usize = 2 << 20;
+
+/// What changed since the base point.
+#[derive(Clone, Debug, Default)]
+pub struct Difference {
+    /// The extents.
+    pub extents: ExtentSet,
+    /// Why they cannot be proved complete; empty: proved.
+    pub suspect: Vec<String>,
+    /// When the difference began (ms since 1970).
+    pub since_ms: u64,
+    /// First and last epoch in it.
+    pub epochs: (u64, u64),
+}
+
+/// The union of some bitmaps as extents.
+pub fn union(bitmaps: &[Words], granularity: Granularity, size: u64) -> ExtentSet {
+    let count = bitmaps.iter().map(Words::len).max().unwrap_or(0);
+    let word = |i: usize| bitmaps.iter().filter(|b| i < b.len()).fold(0, |bits, b| bits | b.get(i));
+    coarsened(extents_of_words((0..count).map(word), granularity, size), MAX_EXTENTS)
+}
+
+/// Collects extents that come in order; joins over ever larger gaps while there are more than `limit`.
+pub fn coarsened(extents: impl Iterator<Item = Extent>, limit: usize) -> ExtentSet {
+    let mut kept: Vec<Extent> = Vec::new();
+    let mut gap = 0;
+    for extent in extents {
+        push(&mut kept, extent, gap);
+        while kept.len() > limit {
+            gap = (gap * 2).max(64 << 10);
+            let all = std::mem::take(&mut kept);
+            for extent in all {
+                push(&mut kept, extent, gap);
+            }
+        }
+    }
+    ExtentSet::from_unsorted(kept)
+}
+
+fn push(kept: &mut Vec<Extent>, extent: Extent, gap: u64) {
+    match kept.last_mut() {
+        Some(last) if extent.offset <= last.end().saturating_add(gap) => {
+            *last = Extent::between(last.offset, last.end().max(extent.end()));
+        }
+        _ => kept.push(extent),
+    }
+}
+
+/// Everything sealed and not retired: what a backup has to copy.
+///
+/// # Errors
+/// If a bitmap cannot be read.
+pub fn pending(epochs: &Epochs) -> Result<Difference> {
+    let state = epochs.state();
+    let extents = union(&epochs.sealed()?, state.granularity, state.identity.size);
+    let mut suspect: Vec<String> = Vec::new();
+    for reason in state.sealed.iter().flat_map(|s| &s.suspect) {
+        if !suspect.contains(reason) {
+            suspect.push(reason.clone());
+        }
+    }
+    let first = state.sealed.first().map_or(state.epoch, |s| s.epoch);
+    let last = state.sealed.last().map_or(state.epoch, |s| s.epoch);
+    Ok(Difference { extents, suspect, since_ms: state.difference_since_ms, epochs: (first, last) })
+}
+
+/// A tracked device as it stands, read without ending anything and beside whatever else runs.
+#[derive(Clone, Debug)]
+pub struct Look {
+    /// The difference so far.
+    pub difference: Difference,
+    /// Its state.
+    pub state: DeviceState,
+    /// Counters and programs.
+    pub reading: Reading,
+    /// What they say about the running epoch.
+    pub verdict: Verdict,
+}
+
+/// Looks at a tracked device.
+///
+/// # Errors
+/// `NotFound` if it is not tracked.
+pub fn look(places: &Places, path: &Path) -> Result<Look> {
+    let state = find(places, path)?.ok_or_else(|| {
+        Error::new(Kind::NotFound, format!("{} is not tracked", path.display()))
+            .hint(format!("run `blkdelta track {}` first", path.display()))
+    })?;
+    let device = BlockDevice::open(path)?;
+    state.check_identity(&device)?;
+    let maps = Maps::open(places)?;
+    let bitmaps = all_bitmaps(places, &state)?;
+    let reading = Reading::take(places, &maps, &device.whole_disk()?, state.disk_row)?;
+    let verdict = reading.judge(&state);
+    let mut suspect: Vec<String> = state.sealed.iter().flat_map(|s| s.suspect.clone()).collect();
+    suspect.extend(verdict.suspect.iter().cloned());
+    suspect.dedup();
+    let extents = union(&bitmaps, state.granularity, state.identity.size);
+    let epochs = (state.retired + 1, state.epoch);
+    let difference = Difference { extents, suspect, since_ms: state.difference_since_ms, epochs };
+    Ok(Look { difference, state, reading, verdict })
+}
+
+/// Every pinned bitmap that is not retired. One that a backup retires meanwhile may be missing: then it is
+/// durable, and the state is read anew by whoever asks next.
+fn all_bitmaps(places: &Places, state: &DeviceState) -> Result<Vec<Words>> {
+    let key = state.key();
+    let words = state.granularity.words(state.identity.size);
+    let mut bitmaps = Vec::new();
+    for epoch in places.epochs(&key)?.into_iter().filter(|e| *e > state.retired) {
+        match open_bitmap(places, &key, epoch) {
+            Ok(map) => bitmaps.push(Words::map(bpf::fd(map.fd()), words)?),
+            Err(_) if !places.epoch(&key, epoch).exists() => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(bitmaps)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn coarsening_never_loses_a_byte(gaps in prop::collection::vec((1u64..200_000, 1u64..9000), 0..60), limit in 1usize..20) {
+            let mut at = 0;
+            let exact: Vec<Extent> = gaps.iter().map(|(gap, length)| {
+                let extent = Extent::new(at + gap, *length);
+                at = extent.end();
+                extent
+            }).collect();
+            let coarse = coarsened(exact.iter().copied(), limit);
+            prop_assert!(coarse.len() <= limit);
+            prop_assert!(exact.iter().all(|e| coarse.contains(*e)));
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! The cut: the running epoch ends, the next begins, no write falls between.
+//!
+//! 1. a fresh bitmap is made and pinned; 2. the ending epoch is judged; 3. the kernel's table gets the new
+//! bitmap, and the kernel waits until every program that may still use the old one has ended; 4. what is in
+//! flight is carried into the new one; 5. the state file says that the old one is sealed. A process killed
+//! between 1 and 5 leaves a cut that [`Epochs::open`] finishes or undoes.
+
+use super::Epochs;
+use crate::block::{ExtentSet, extents_of_words};
+use crate::error::Result;
+use crate::sys::bpf::{self, Words};
+use crate::sys::failpoint;
+use crate::tracker::{Reading, Sealed, Verdict, make_bitmap};
+
+/// After a write found no slot: this many cuts in a row must see nothing in flight before its epoch counts
+/// as ended everywhere.
+const QUIET_CUTS: u8 = 2;
+
+/// Sealed bitmaps kept apart; more are folded together (one is 32 MiB per TiB at 4 KiB).
+const MAX_SEALED: usize = 4;
+
+/// An epoch that was just sealed.
+#[derive(Clone, Debug, Default)]
+pub struct Cut {
+    /// Its number.
+    pub epoch: u64,
+    /// What was written in it.
+    pub extents: ExtentSet,
+    /// Why that cannot be proved complete.
+    pub suspect: Vec<String>,
+    /// Nothing was submitted, completed or in flight from before its beginning until after its end: whatever
+    /// was copied meanwhile is the device at one instant. (`extents` may still list leaked slots.)
+    pub quiet: bool,
+    /// Writes that were in flight at the cut and are in the new epoch too.
+    pub carried: u64,
+}
+
+impl Epochs {
+    /// Ends the running epoch, seals it, and tells what was written in it.
+    ///
+    /// # Errors
+    /// If the kernel has no memory for a new bitmap or the seal cannot be recorded; nothing is lost then.
+    pub fn cut(&mut self) -> Result<Cut> {
+        let key = self.state.key();
+        if self.places.epoch(&key, self.state.epoch + 1).exists() {
+            self.recover()?; // an earlier cut of this process failed half-way
+        }
+        let (old, new) = (self.state.epoch, self.state.epoch + 1);
+        let map = make_bitmap(&self.places, &key, new, self.word_count())?;
+        failpoint("epoch.after-pin")?;
+        let reading = self.read()?;
+        let verdict = reading.judge(&self.state);
+        self.maps.switch_bitmap(self.state.slot, &map)?;
+        failpoint("epoch.after-switch")?;
+        let new_words = Words::map(bpf::fd(map.fd()), self.word_count())?;
+        let cut = self.seal(old, &new_words, &reading, &verdict)?;
+        self.fold_sealed()?;
+        Ok(cut)
+    }
+
+    pub(super) fn read(&self) -> Result<Reading> {
+        // `iostats` may have been switched since: look anew
+        let disk = self.device.whole_disk()?;
+        Reading::take(&self.places, &self.maps, &disk, self.state.disk_row)
+    }
+
+    /// Steps 4 and 5: also what recovery does for a cut that stopped after step 3.
+    pub(super) fn seal(
+        &mut self,
+        old: u64,
+        new_words: &Words,
+        before: &Reading,
+        verdict: &Verdict,
+    ) -> Result<Cut> {
+        let old_words = self.words(old)?;
+        let after = self.read()?.judge(&self.state);
+        let in_flight = self.disk.writes_in_flight().unwrap_or(u64::MAX);
+        let carried = self.carry_in_flight(new_words)?;
+        let quiet_cuts_left = match after.overflowed {
+            0 => self.state.carry_all.saturating_sub(u8::from(in_flight == 0)),
+            _ => QUIET_CUTS,
+        };
+        if after.overflowed > 0 || self.state.carry_all > 0 {
+            self.carry_all(&old_words, new_words);
+        }
+        let mut suspect = verdict.suspect.clone();
+        suspect.extend(after.suspect.iter().filter(|s| !verdict.suspect.contains(s)).cloned());
+        let mut state = self.state.clone();
+        state.baseline = before.baseline(&state.baseline, verdict.shortfall);
+        state.carry_all = quiet_cuts_left;
+        state.sealed.push(Sealed { epoch: old, suspect: suspect.clone() });
+        state.epoch = self.state.epoch.max(old + 1);
+        state.write(&self.places)?;
+        self.state = state;
+        failpoint("epoch.after-seal")?;
+        let (granularity, size) = (self.state.granularity, self.state.identity.size);
+        let extents = extents_of_words(old_words.iter(), granularity, size).collect();
+        let quiet = after.activity == 0 && in_flight == 0;
+        Ok(Cut { epoch: old, extents, suspect, quiet, carried })
+    }
+
+    /// Folds the oldest sealed bitmaps together while there are many: first the bits, then the state, then the pin.
+    fn fold_sealed(&mut self) -> Result<()> {
+        while self.state.sealed.len() > MAX_SEALED {
+            let (oldest, next) = (self.state.sealed[0].clone(), self.state.sealed[1].epoch);
+            self.carry_all(&self.words(oldest.epoch)?, &self.words(next)?);
+            let mut state = self.state.clone();
+            state.sealed.remove(0);
+            for reason in oldest.suspect {
+                if !state.sealed[0].suspect.contains(&reason) {
+                    state.sealed[0].suspect.push(reason);
+                }
+            }
+            state.write(&self.places)?;
+            self.state = state;
+            self.unpin(oldest.epoch)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,196 @@
+//! Can the running epoch be proved complete? Sums of ours against the kernel's own accounting.
+//!
+//! `blk_account_io_completion` counts next to `block_rq_complete`, with the same byte count (6.1 to 7.3), so
+//! from attach on our sums must reach the kernel's. The kernel is read first, ours afterwards: ours can be
+//! ahead, never behind, unless an event was missed. An epoch is proved if
+//! - the sectors completed in it reach the kernel's, or
+//! - a submission program was never skipped in it and the sectors submitted so far reach the kernel's.
+//!
+//! Anything else, and whatever we saw but cannot place, makes it suspect.
+
+use super::load::{Loaded, Maps, ProgramHealth, aya_error};
+use super::places::Places;
+use super::state::{Baseline, CounterSums, DeviceState};
+use crate::error::Result;
+use crate::sys::device::BlockDevice;
+use blkdelta_ebpf::{COPIES, Counters, HOOKS, Hook, Role};
+
+/// Everything counted at one moment.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// The kernel's written and discarded sectors of the disk.
+    pub kernel: u64,
+    /// Ours, by copy.
+    pub counters: Vec<CounterSums>,
+    /// The programs.
+    pub programs: Vec<ProgramHealth>,
+    /// The kernel counts I/O of the disk.
+    pub accounting: bool,
+}
+
+/// What a reading says about the epoch since its baseline.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// Why the epoch may be incomplete.
+    pub suspect: Vec<String>,
+    /// Submitted sectors that are short of the kernel's, all told.
+    pub shortfall: u64,
+    /// Writes submitted or completed in the epoch.
+    pub activity: u64,
+    /// Submissions that found no in-flight slot, in the epoch.
+    pub overflowed: u64,
+}
+
+impl Reading {
+    /// Reads the kernel's sums first, then ours.
+    ///
+    /// # Errors
+    /// If the device is gone or a map cannot be read.
+    pub fn take(places: &Places, maps: &Maps, disk: &BlockDevice, row: u32) -> Result<Self> {
+        let stat = disk.stat()?;
+        let counters = (0..COPIES).map(|copy| sums(maps, row * COPIES + copy)).collect::<Result<_>>()?;
+        let programs = Loaded::read(places)?.map(|l| l.examine(places)).unwrap_or_default();
+        let kernel = stat.write_sectors + stat.discard_sectors;
+        Ok(Self { kernel, counters, programs, accounting: disk.iostats })
+    }
+
+    /// The baseline of an epoch that begins now.
+    pub fn baseline(&self, before: &Baseline, shortfall: u64) -> Baseline {
+        Baseline {
+            kernel_at_start: before.kernel_at_start,
+            kernel: self.kernel,
+            forgiven: before.forgiven.max(shortfall),
+            skipped: self.programs.iter().map(|p| (p.program.clone(), p.skipped)).collect(),
+            counters: self.counters.clone(),
+        }
+    }
+
+    /// The baseline of the first epoch.
+    pub fn first_baseline(&self) -> Baseline {
+        self.baseline(&Baseline { kernel_at_start: self.kernel, ..Baseline::default() }, 0)
+    }
+
+    /// Judges the epoch that began at `state.baseline`.
+    pub fn judge(&self, state: &DeviceState) -> Verdict {
+        let base = &state.baseline;
+        let mut verdict = Verdict {
+            suspect: self.blind_spots(base),
+            shortfall: self.shortfall(base),
+            activity: self.grown(base, |c| c.submitted + c.completed + c.requeued),
+            overflowed: self.grown(base, |c| c.overflowed),
+        };
+        verdict.suspect.extend(self.programs.iter().filter_map(|p| p.trouble.clone()));
+        verdict.suspect.extend(self.missing(state.bio_based));
+        if !self.accounting {
+            verdict.suspect.push("the kernel's accounting was switched off (queue/iostats)".into());
+        }
+        let completed = self.completed_in_epoch(base);
+        let expected = self.kernel.saturating_sub(base.kernel);
+        let submit_proved = verdict.shortfall <= base.forgiven && self.never_skipped(base, state.bio_based);
+        if completed < expected && !submit_proved {
+            verdict.suspect.push(format!(
+                "the kernel counted {expected} sectors written, the tracker saw {completed} completed and is \
+                 {} short of what was submitted; programs were skipped {} times",
+                verdict.shortfall.saturating_sub(base.forgiven),
+                self.skipped(base)
+            ));
+        }
+        verdict
+    }
+
+    /// How much the largest copy of a sum grew since the baseline.
+    fn grown(&self, base: &Baseline, sum: impl Fn(&CounterSums) -> u64) -> u64 {
+        let before = |i: usize| base.counters.get(i).map_or(0, &sum);
+        self.counters.iter().enumerate().map(|(i, c)| sum(c).saturating_sub(before(i))).max().unwrap_or(0)
+    }
+
+    fn completed_in_epoch(&self, base: &Baseline) -> u64 {
+        self.grown(base, |c| c.completed_sectors)
+    }
+
+    /// How far the best copy's submitted sectors are behind the kernel's, since tracking began. Sectors of
+    /// requests that were on their way when it began complete as orphans; so do overflowed ones, which count once.
+    fn shortfall(&self, base: &Baseline) -> u64 {
+        let expected = self.kernel.saturating_sub(base.kernel_at_start);
+        let seen =
+            |c: &CounterSums| c.submitted_sectors + c.orphan_sectors.saturating_sub(c.overflowed_sectors);
+        expected.saturating_sub(self.counters.iter().map(seen).max().unwrap_or(0))
+    }
+
+    /// Skipped runs of all programs in the epoch.
+    fn skipped(&self, base: &Baseline) -> u64 {
+        self.programs.iter().map(|p| p.skipped.saturating_sub(before(base, &p.program))).sum()
+    }
+
+    /// Was one copy of the submission program never skipped?
+    fn never_skipped(&self, base: &Baseline, bio_based: bool) -> bool {
+        let role = if bio_based { Role::BioSubmit } else { Role::RequestSubmit };
+        let copies = HOOKS.iter().filter(|h| h.role == role);
+        copies.filter_map(|h| self.program(h)).any(|p| p.skipped == before(base, &p.program))
+    }
+
+    fn program(&self, hook: &Hook) -> Option<&ProgramHealth> {
+        self.programs.iter().find(|p| p.program == hook.program)
+    }
+
+    /// Programs that must be there and are not.
+    fn missing(&self, bio_based: bool) -> Vec<String> {
+        let needed = roles(bio_based);
+        let gone =
+            HOOKS.iter().filter(|h| h.copy == 0 && needed.contains(&h.role) && self.program(h).is_none());
+        gone.map(|h| format!("program {} is not loaded", h.program)).collect()
+    }
+
+    /// Changes that were seen but whose place is unknown.
+    fn blind_spots(&self, base: &Baseline) -> Vec<String> {
+        let spots: [(fn(&CounterSums) -> u64, &str); 6] = [
+            (|c| c.passthrough, "passthrough commands were sent to the disk"),
+            (|c| c.unknown, "operations of unknown kind"),
+            (|c| c.unaddressed, "zone operations without a range"),
+            (|c| c.out_of_range, "writes beyond the end of the disk (was it resized?)"),
+            (|c| c.truncated, "discards with more ranges than can be walked"),
+            (|c| c.unmapped, "writes found no bitmap"),
+        ];
+        let grown = |(sum, what): (fn(&CounterSums) -> u64, &str)| {
+            let n = self.grown(base, sum);
+            (n > 0).then(|| format!("{what} ({n})"))
+        };
+        spots.into_iter().filter_map(grown).collect()
+    }
+}
+
+/// Which programs a disk of that kind needs.
+pub fn roles(bio_based: bool) -> &'static [Role] {
+    if bio_based {
+        &[Role::BioSubmit, Role::BioRemap, Role::BioComplete]
+    } else {
+        &[Role::RequestSubmit, Role::RequestComplete]
+    }
+}
+
+fn before(base: &Baseline, program: &str) -> u64 {
+    base.skipped.iter().find(|(name, _)| name == program).map_or(0, |(_, n)| *n)
+}
+
+fn sums(maps: &Maps, row: u32) -> Result<CounterSums> {
+    let cpus = maps.counters.get(&row, 0).map_err(|e| aya_error("read the programs' counters", e))?;
+    let sum = |field: fn(&Counters) -> u64| cpus.iter().map(field).sum();
+    Ok(CounterSums {
+        submitted: sum(|c| c.submitted),
+        submitted_sectors: sum(|c| c.submitted_sectors),
+        requeued: sum(|c| c.requeued),
+        completed: sum(|c| c.completed),
+        completed_sectors: sum(|c| c.completed_sectors),
+        orphan_sectors: sum(|c| c.orphan_sectors),
+        overflowed: sum(|c| c.overflowed),
+        overflowed_sectors: sum(|c| c.overflowed_sectors),
+        passthrough: sum(|c| c.passthrough),
+        unknown: sum(|c| c.unknown),
+        unaddressed: sum(|c| c.unaddressed),
+        out_of_range: sum(|c| c.out_of_range),
+        truncated: sum(|c| c.truncated),
+        unmapped: sum(|c| c.unmapped),
+        events_lost: sum(|c| c.events_lost),
+        errors: sum(|c| c.errors),
+    })
+}

@@ -1,0 +1,199 @@
+//! Which devices the kernel side knows: adding, removing, and putting right what a killed process left.
+//!
+//! A disk's targets are a list (`Disk::first`, `Target::next`). It is changed so that the programs, which
+//! walk it at any moment, always see all the targets that stay. The state files are the truth: a target
+//! that none claims is taken out, so removing a device is "remove its file, then reconcile".
+
+use super::load::{Maps, aya_error, remove_pins};
+use super::places::Places;
+use super::state::DeviceState;
+use crate::error::{Context, Error, Kind, Result};
+use crate::sys::bpf;
+use aya::maps::MapData;
+use blkdelta_ebpf::{
+    COPIES, Counters, DISK_BIO_BASED, Disk, MAX_DISKS, MAX_TARGETS, MAX_TARGETS_PER_DISK, Target,
+};
+use std::collections::BTreeSet;
+use std::path::Path;
+
+fn map_error(what: &str) -> impl Fn(aya::maps::MapError) -> Error + '_ {
+    move |e| aya_error(format!("{what} in the kernel's maps"), e)
+}
+
+impl Maps {
+    /// Slots that are in use.
+    fn used_slots(&self) -> Result<BTreeSet<u32>> {
+        let mut used = BTreeSet::new();
+        for slot in 1..MAX_TARGETS {
+            if self.targets.get(&slot, 0).map_err(map_error("read targets"))?.sectors != 0 {
+                used.insert(slot);
+            }
+        }
+        Ok(used)
+    }
+
+    /// A slot that is free.
+    ///
+    /// # Errors
+    /// `NoSpace` if all are taken.
+    pub fn free_slot(&self) -> Result<u32> {
+        let used = self.used_slots()?;
+        (1..MAX_TARGETS).find(|s| !used.contains(s)).ok_or_else(|| {
+            Error::new(Kind::NoSpace, format!("track another device: {} are tracked already", used.len()))
+                .hint("untrack one first")
+        })
+    }
+
+    fn disk(&self, dev: u32) -> Result<Option<Disk>> {
+        match self.disks.get(&dev, 0) {
+            Ok(disk) => Ok(Some(disk)),
+            Err(aya::maps::MapError::KeyNotFound) => Ok(None),
+            Err(e) => Err(map_error("read disks")(e)),
+        }
+    }
+
+    /// The disk's entry, or a new one with counters at zero (not yet visible to the programs).
+    ///
+    /// # Errors
+    /// `NoSpace` if too many disks are tracked.
+    pub fn disk_or_new(&mut self, dev: u32, sectors: u64, bio_based: bool) -> Result<Disk> {
+        if let Some(disk) = self.disk(dev)? {
+            return Ok(disk);
+        }
+        let mut rows = BTreeSet::new();
+        for entry in self.disks.iter() {
+            rows.insert(entry.map_err(map_error("read disks"))?.1.id);
+        }
+        let id = (0..MAX_DISKS).find(|id| !rows.contains(id)).ok_or_else(|| {
+            Error::new(Kind::NoSpace, format!("track another disk: {MAX_DISKS} are tracked already"))
+        })?;
+        for copy in 0..COPIES {
+            let row = id * COPIES + copy;
+            let cpus = self.counters.get(&row, 0).map_err(map_error("read counters"))?.len();
+            let zero = aya::maps::PerCpuValues::try_from(vec![Counters::default(); cpus])
+                .os_context(|| "clear counters".into())?;
+            self.counters.set(row, zero, 0).map_err(map_error("clear counters"))?;
+        }
+        let flags = if bio_based { DISK_BIO_BASED } else { 0 };
+        Ok(Disk { id, first: 0, flags, reserved: 0, sectors })
+    }
+
+    /// Makes a target visible to the programs, at the head of its disk's list.
+    ///
+    /// # Errors
+    /// `NoSpace` if the disk has too many; what the kernel says otherwise.
+    pub fn link(&mut self, dev: u32, disk: Disk, slot: u32, target: Target) -> Result<()> {
+        if self.list(disk)?.len() as u32 >= MAX_TARGETS_PER_DISK {
+            return Err(Error::new(
+                Kind::NoSpace,
+                format!("track another part of this disk: {MAX_TARGETS_PER_DISK} are tracked already"),
+            ));
+        }
+        let target = Target { next: disk.first, ..target };
+        self.targets.set(slot, target, 0).map_err(map_error("set target"))?;
+        self.disks.insert(dev, Disk { first: slot, ..disk }, 0).map_err(map_error("set disk"))
+    }
+
+    /// The slots of a disk's list, in order.
+    fn list(&self, disk: Disk) -> Result<Vec<u32>> {
+        let (mut slots, mut at) = (Vec::new(), disk.first);
+        while at != 0 && slots.len() < MAX_TARGETS as usize {
+            slots.push(at);
+            at = self.targets.get(&at, 0).map_err(map_error("read targets"))?.next;
+        }
+        Ok(slots)
+    }
+
+    /// Takes every slot out of the lists that is not in `keep`, then frees it.
+    fn drop_all_but(&mut self, keep: &BTreeSet<u32>) -> Result<()> {
+        let disks: Vec<(u32, Disk)> =
+            self.disks.iter().collect::<Result<_, _>>().map_err(map_error("read disks"))?;
+        for (dev, disk) in disks {
+            let stay: Vec<u32> = self.list(disk)?.into_iter().filter(|s| keep.contains(s)).collect();
+            self.relink(dev, disk, &stay)?;
+        }
+        for slot in self.used_slots()?.into_iter().filter(|s| !keep.contains(s)) {
+            // waits until no program uses the bitmap: after that nobody walks over the target either
+            bpf::clear_entry(bpf::fd(self.bitmap_table.fd()), slot)?;
+            self.targets.set(slot, Target::default(), 0).map_err(map_error("free target"))?;
+        }
+        Ok(())
+    }
+
+    fn relink(&mut self, dev: u32, disk: Disk, stay: &[u32]) -> Result<()> {
+        if stay.is_empty() {
+            return self.disks.remove(&dev).map_err(map_error("remove disk"));
+        }
+        // from the tail: each target that stays is reachable at every moment
+        for pair in stay.windows(2).rev() {
+            let target = self.targets.get(&pair[0], 0).map_err(map_error("read targets"))?;
+            if target.next != pair[1] {
+                self.targets
+                    .set(pair[0], Target { next: pair[1], ..target }, 0)
+                    .map_err(map_error("set target"))?;
+            }
+        }
+        let last = stay[stay.len() - 1];
+        let target = self.targets.get(&last, 0).map_err(map_error("read targets"))?;
+        if target.next != 0 {
+            self.targets.set(last, Target { next: 0, ..target }, 0).map_err(map_error("set target"))?;
+        }
+        if disk.first != stay[0] {
+            self.disks.insert(dev, Disk { first: stay[0], ..disk }, 0).map_err(map_error("set disk"))?;
+        }
+        Ok(())
+    }
+
+    /// Makes `bitmap` the running one of a slot. When this returns, no program uses the one before.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn switch_bitmap(&mut self, slot: u32, bitmap: &MapData) -> Result<()> {
+        self.bitmaps.set(slot, bitmap, 0).map_err(map_error("switch the bitmap"))
+    }
+
+    /// Kernel id of a slot's running bitmap.
+    ///
+    /// # Errors
+    /// If it has none.
+    pub fn running_bitmap(&self, slot: u32) -> Result<MapData> {
+        self.bitmaps.get(&slot, 0).map_err(map_error("find the running bitmap"))
+    }
+}
+
+/// Takes out of the kernel whatever no state file claims; the last device takes the programs with it.
+///
+/// # Errors
+/// If maps or pins cannot be changed.
+pub fn reconcile(places: &Places) -> Result<()> {
+    let states = DeviceState::all(places)?;
+    if !places.map("DISKS").exists() {
+        return Ok(());
+    }
+    let keep: BTreeSet<u32> = states.iter().map(|s| s.slot).collect();
+    Maps::open(places)?.drop_all_but(&keep)?;
+    if states.is_empty() {
+        return remove_pins(places);
+    }
+    let keys: BTreeSet<String> = states.iter().map(DeviceState::key).collect();
+    let entries =
+        std::fs::read_dir(places.pins()).os_context(|| format!("list {}", places.pins().display()))?;
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with("dev-") && !keys.contains(&name) {
+            remove_folder(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a device's bitmaps.
+///
+/// # Errors
+/// If a pin cannot be removed.
+pub fn remove_folder(folder: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other.os_context(|| format!("remove {}", folder.display())),
+    }
+}

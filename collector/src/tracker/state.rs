@@ -1,0 +1,211 @@
+//! What a device's pins mean: the file beside them, published at every step that matters.
+//!
+//! It is gone after a reboot, like the pins. Pins without it, or it without pins, are nothing.
+
+use super::load::{read_json, write_json};
+use super::places::Places;
+use crate::block::Granularity;
+use crate::error::{Context, Error, Kind, Result};
+use crate::sys::bpf;
+use crate::sys::device::BlockDevice;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Milliseconds since 1970, UTC.
+pub fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}
+
+/// Name of a device's files: `dev-<major>-<minor>`.
+pub fn key_of(dev: u32) -> String {
+    format!("dev-{}-{}", dev >> 20, dev & 0xf_ffff)
+}
+
+/// What must stay the same for a device to be the one that was tracked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Kernel `dev_t` of the device.
+    pub dev: u32,
+    /// Kernel `dev_t` of its whole disk.
+    pub disk: u32,
+    /// First sector on the disk.
+    pub start_sector: u64,
+    /// Bytes.
+    pub size: u64,
+    /// The kernel's serial number of the disk behind the number.
+    pub diskseq: Option<u64>,
+}
+
+impl Identity {
+    /// Of a device as it is now.
+    pub fn of(device: &BlockDevice) -> Self {
+        Self {
+            dev: device.dev,
+            disk: device.disk,
+            start_sector: device.partition.map_or(0, |p| p.start_sector),
+            size: device.size,
+            diskseq: device.diskseq,
+        }
+    }
+}
+
+/// The recovery point that the pending difference is relative to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Base {
+    /// The repository's uuid.
+    pub repo: String,
+    /// The point's id.
+    pub point: String,
+}
+
+/// An epoch that has ended and whose bits are kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sealed {
+    /// Its number.
+    pub epoch: u64,
+    /// Why it may be incomplete; empty if it is proved.
+    pub suspect: Vec<String>,
+}
+
+/// Sums from which an epoch is judged: what had been counted when it began.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Baseline {
+    /// The kernel's written and discarded sectors when tracking began.
+    pub kernel_at_start: u64,
+    /// The same, when the epoch began.
+    pub kernel: u64,
+    /// Shortfall of submitted sectors that was reported already.
+    pub forgiven: u64,
+    /// Skipped runs of each program.
+    pub skipped: Vec<(String, u64)>,
+    /// Our counters, by copy.
+    pub counters: Vec<CounterSums>,
+}
+
+/// Sums over all CPUs of one copy's counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the same words as blkdelta_ebpf::Counters")]
+pub struct CounterSums {
+    pub submitted: u64,
+    pub submitted_sectors: u64,
+    pub requeued: u64,
+    pub completed: u64,
+    pub completed_sectors: u64,
+    pub orphan_sectors: u64,
+    pub overflowed: u64,
+    pub overflowed_sectors: u64,
+    pub passthrough: u64,
+    pub unknown: u64,
+    pub unaddressed: u64,
+    pub out_of_range: u64,
+    pub truncated: u64,
+    pub unmapped: u64,
+    pub events_lost: u64,
+    pub errors: u64,
+}
+
+/// `dev-<major>-<minor>.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceState {
+    /// Boot in which tracking began.
+    pub boot: String,
+    /// Id of this stretch of tracking: a new one at each `track`.
+    pub session: String,
+    /// Path as the user gave it.
+    pub path: PathBuf,
+    /// Which device.
+    pub identity: Identity,
+    /// Area size.
+    pub granularity: Granularity,
+    /// Row in TARGETS and BITMAPS.
+    pub slot: u32,
+    /// Row of its disk in COUNTERS.
+    pub disk_row: u32,
+    /// The disk takes bios, not requests.
+    pub bio_based: bool,
+    /// When tracking began (ms).
+    pub since_ms: u64,
+    /// When the difference began: the cut of `base`, or `since_ms`.
+    pub difference_since_ms: u64,
+    /// The running epoch.
+    pub epoch: u64,
+    /// Epochs up to this one are in a durable point: their bitmaps may go.
+    pub retired: u64,
+    /// Ended, not retired.
+    pub sealed: Vec<Sealed>,
+    /// What the difference is relative to.
+    pub base: Option<Base>,
+    /// Where the counters stood when the running epoch began.
+    pub baseline: Baseline,
+    /// A write found no in-flight slot and may still be on its way: cuts yet to carry whole epochs over.
+    pub carry_all: u8,
+}
+
+impl DeviceState {
+    /// Reads a device's state; `None` if it is not tracked (a file of an earlier boot is nothing).
+    ///
+    /// # Errors
+    /// If the file is damaged.
+    pub fn read(places: &Places, key: &str) -> Result<Option<Self>> {
+        let state: Option<Self> = read_json(&places.device_state(key))?;
+        let boot = bpf::boot_id()?;
+        Ok(state.filter(|s| s.boot == boot))
+    }
+
+    /// Publishes it.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn write(&self, places: &Places) -> Result<()> {
+        write_json(&places.device_state(&self.key()), self)
+    }
+
+    /// Name of its files.
+    pub fn key(&self) -> String {
+        key_of(self.identity.dev)
+    }
+
+    /// All devices that are tracked. A damaged file is an error: it may stand for a tracked device.
+    ///
+    /// # Errors
+    /// If the folder or a file cannot be read.
+    pub fn all(places: &Places) -> Result<Vec<Self>> {
+        let folder = places.state();
+        let entries = match std::fs::read_dir(folder) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.os_context(|| format!("list {}", folder.display()))?,
+        };
+        let mut all = Vec::new();
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let Some(key) = name.to_str().and_then(|n| n.strip_suffix(".json")) else { continue };
+            if key.starts_with("dev-") {
+                all.extend(Self::read(places, key)?);
+            }
+        }
+        all.sort_by_key(|s| s.identity.dev);
+        Ok(all)
+    }
+
+    /// Is the device still the one that was tracked?
+    ///
+    /// # Errors
+    /// `NotFound`, saying what changed.
+    pub fn check_identity(&self, device: &BlockDevice) -> Result<()> {
+        let now = Identity::of(device);
+        if now == self.identity {
+            return Ok(());
+        }
+        let what = if now.diskseq != self.identity.diskseq {
+            "another disk is behind this device now"
+        } else if now.size != self.identity.size {
+            "its size changed"
+        } else {
+            "its place on the disk changed"
+        };
+        let path = device.path.display();
+        Err(Error::new(Kind::NotFound, format!("{path} is tracked no more: {what}"))
+            .hint(format!("run `blkdelta track {path}` again; the next backup is a full one")))
+    }
+}

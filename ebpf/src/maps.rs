@@ -1,0 +1,58 @@
+//! The maps, as `blkdelta_ebpf`'s head draws them.
+
+use aya_ebpf::bindings::bpf_map_def;
+use aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_ARRAY;
+use aya_ebpf::cty::c_void;
+use aya_ebpf::helpers::bpf_map_lookup_elem;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
+use blkdelta_ebpf::{COPIES, Counters, Disk, MAX_DISKS, MAX_TARGETS, RING_BYTES, Slot, Target};
+use core::cell::UnsafeCell;
+
+const BPF_F_MMAPABLE: u32 = 1 << 10;
+
+#[map]
+pub static DISKS: HashMap<u32, Disk> = HashMap::with_max_entries(MAX_DISKS, 0);
+#[map]
+pub static TARGETS: Array<Target> = Array::with_max_entries(MAX_TARGETS, 0);
+#[map]
+pub static SLOTS: Array<Slot> = Array::with_max_entries(blkdelta_ebpf::SLOTS, BPF_F_MMAPABLE);
+#[map]
+pub static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(MAX_DISKS * COPIES, 0);
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
+
+/// An array of maps, declared as a plain array: aya 0.14 refuses one without BTF of its inner map, and takes
+/// whatever map is pinned under the name. The collector makes the real one and pins it before loading.
+#[repr(transparent)]
+pub struct Bitmaps(UnsafeCell<bpf_map_def>);
+// SAFETY: the definition is only ever read by the loader; the program uses its address.
+unsafe impl Sync for Bitmaps {}
+
+#[unsafe(link_section = "maps")]
+#[unsafe(export_name = "BITMAPS")]
+static BITMAPS: Bitmaps = Bitmaps(UnsafeCell::new(bpf_map_def {
+    type_: BPF_MAP_TYPE_ARRAY,
+    key_size: 4,
+    value_size: 4,
+    max_entries: MAX_TARGETS,
+    map_flags: 0,
+    id: 0,
+    pinning: 0,
+}));
+
+/// The running epoch's bitmap of a target.
+#[inline(always)]
+pub fn bitmap(slot: u32) -> Option<*mut c_void> {
+    // SAFETY: the loader replaces the definition's address by the map; the key outlives the call.
+    let inner = unsafe { bpf_map_lookup_elem(BITMAPS.0.get().cast(), (&raw const slot).cast()) };
+    (!inner.is_null()).then_some(inner)
+}
+
+/// A word of a bitmap.
+#[inline(always)]
+pub fn word(bitmap: *mut c_void, index: u32) -> Option<*mut u64> {
+    // SAFETY: `bitmap` came from the array of maps in this same run, which keeps it alive (RCU).
+    let word = unsafe { bpf_map_lookup_elem(bitmap, (&raw const index).cast()) }.cast::<u64>();
+    (!word.is_null()).then_some(word)
+}

@@ -1,0 +1,392 @@
+//! What each hook does: find the disk, see what changes, remember the flight, mark, count.
+//!
+//! ```text
+//!   request-based disk:  block_rq_issue ──> slot + mark      block_rq_complete ──> mark + free the slot
+//!   bio-based disk:      block_bio_queue, block_bio_remap    block_bio_complete
+//! ```
+//! A request's own range is right except for merged discards, where every bio counts. A completion of a
+//! bio does not carry the range reliably: it is taken from the slot.
+
+use crate::classify::{Change, change, operation, zone};
+use crate::inflight::{self, Put};
+use crate::kernel::{disk_number, kernel, load};
+use crate::maps::{COUNTERS, DISKS, EVENTS};
+use crate::mark::mark_disk;
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::programs::BtfTracePointContext as Context;
+use aya_log_ebpf::warn;
+use blkdelta_ebpf::{COPIES, Counters, DISK_BIO_BASED, DISK_LIVE, Disk, Event, MAX_DISKS};
+
+/// Bios of one discard request, at most (`BLK_MAX_DISCARD_SEGMENTS`, 256, plus room to notice more).
+const MAX_BIOS: u32 = 257;
+
+/// The row of a disk and copy.
+#[inline(always)]
+fn counters<const COPY: u32>(disk: &Disk) -> Option<*mut Counters> {
+    COUNTERS.get_ptr_mut((disk.id & (MAX_DISKS - 1)) * COPIES + COPY)
+}
+
+/// Adds to counters of this CPU: no other CPU writes them, and nothing nests with the same copy.
+macro_rules! count {
+    ($row:expr, $($field:ident += $n:expr),+) => {
+        // SAFETY: `row` came from `counters`.
+        unsafe { $((*$row).$field = (*$row).$field.wrapping_add($n);)+ }
+    };
+}
+
+/// A content change that concerns a tracked disk.
+struct Seen<'a> {
+    disk: &'a Disk,
+    row: *mut Counters,
+    op: u32,
+    sector: u64,
+    count: u64,
+}
+
+impl Seen<'_> {
+    /// Marks the range in every target of the disk.
+    #[inline(always)]
+    fn mark(&self, sector: u64, count: u64) {
+        if count == 0 {
+            return;
+        }
+        if sector >= self.disk.sectors || count > self.disk.sectors - sector {
+            count!(self.row, out_of_range += 1);
+        }
+        let unmapped = mark_disk(self.disk.first, sector, count);
+        if unmapped != 0 {
+            count!(self.row, unmapped += unmapped);
+        }
+    }
+
+    /// Marks the zone the sector lies in; without a zone size the device is suspect.
+    ///
+    /// # Safety
+    /// `queue` must be a `struct request_queue` or null.
+    #[inline(always)]
+    unsafe fn mark_zone(&self, queue: *const u8) -> (u64, u64) {
+        // SAFETY: by the caller's word.
+        match unsafe { zone(queue, self.sector) } {
+            Some((sector, count)) => {
+                self.mark(sector, count);
+                (sector, count)
+            }
+            None => {
+                count!(self.row, unaddressed += 1);
+                (self.sector, self.count)
+            }
+        }
+    }
+
+    /// Marks every bio of a discard. Returns the range that covers them all.
+    ///
+    /// # Safety
+    /// `request` must be a `struct request`.
+    #[inline(always)]
+    unsafe fn mark_bios(&self, request: *const u8) -> (u64, u64) {
+        let (mut low, mut high) = (self.sector, self.sector);
+        // SAFETY: a request's bios are a null-ended list.
+        let mut bio: *const u8 = unsafe { load(request, kernel!(rq_bio)) };
+        if bio.is_null() {
+            self.mark(self.sector, self.count);
+            return (self.sector, self.count);
+        }
+        for _ in 0..MAX_BIOS {
+            if bio.is_null() {
+                return (low, high - low);
+            }
+            // SAFETY: `bio` is a bio.
+            let (sector, bytes, next): (u64, u32, *const u8) = unsafe {
+                (load(bio, kernel!(bio_sector)), load(bio, kernel!(bio_size)), load(bio, kernel!(bio_next)))
+            };
+            let count = u64::from(bytes >> 9);
+            self.mark(sector, count);
+            low = if sector < low { sector } else { low };
+            high = if sector + count > high { sector + count } else { high };
+            bio = next;
+        }
+        count!(self.row, truncated += 1);
+        (low, high - low)
+    }
+
+    /// Marks what the operation changes. Returns the range to remember while it is in flight.
+    ///
+    /// # Safety
+    /// `request` must be a `struct request` if `change` is `RangePerBio`; `queue` a `struct request_queue` or null.
+    #[inline(always)]
+    unsafe fn mark_change(&self, change: Change, request: *const u8, queue: *const u8) -> (u64, u64) {
+        match change {
+            // SAFETY: by the caller's word.
+            Change::RangePerBio if !request.is_null() => unsafe { self.mark_bios(request) },
+            // SAFETY: by the caller's word.
+            Change::Zone => unsafe { self.mark_zone(queue) },
+            _ => {
+                self.mark(self.sector, self.count);
+                (self.sector, self.count)
+            }
+        }
+    }
+
+    /// Puts the write into the ring buffer, if somebody watches.
+    #[inline(always)]
+    fn show(&self) {
+        if self.disk.flags & DISK_LIVE == 0 {
+            return;
+        }
+        // SAFETY: a helper without arguments.
+        let time = unsafe { bpf_ktime_get_ns() };
+        let event = Event {
+            time,
+            sector: self.sector,
+            count: self.count as u32,
+            op: self.op,
+            disk: self.disk.id,
+            reserved: 0,
+        };
+        if EVENTS.output::<Event>(&event, 0).is_err() {
+            count!(self.row, events_lost += 1);
+        }
+    }
+
+    /// Counts an operation whose place we cannot know. True: there is nothing to mark.
+    #[inline(always)]
+    fn blind(&self, context: &Context, change: Change) -> bool {
+        // SAFETY: `row` came from `counters`.
+        let before = unsafe { (*self.row).passthrough + (*self.row).unknown };
+        match change {
+            Change::Passthrough => count!(self.row, passthrough += 1),
+            Change::Unknown => count!(self.row, unknown += 1),
+            _ => return false,
+        }
+        if before == 0 {
+            warn!(context, "operation {} on disk row {}: what it changed is unknown", self.op, self.disk.id);
+        }
+        change == Change::Passthrough
+    }
+
+    /// Remembers the write until it completes, and counts it.
+    #[inline(always)]
+    fn submit(&self, key: u64, range: (u64, u64), born: u64, copy: u32) {
+        match inflight::put(key, range.0, range.1, born) {
+            Put::Again if copy == 0 => count!(self.row, requeued += 1),
+            Put::Full => count!(
+                self.row,
+                submitted += 1,
+                submitted_sectors += self.count,
+                overflowed += 1,
+                overflowed_sectors += self.count
+            ),
+            _ => count!(self.row, submitted += 1, submitted_sectors += self.count),
+        }
+    }
+}
+
+/// The tracked disk of a request, and its queue and gendisk.
+///
+/// # Safety
+/// `request` must be a `struct request`.
+#[inline(always)]
+unsafe fn request_disk(request: *const u8) -> Option<(&'static Disk, *const u8, *const u8)> {
+    // SAFETY: a request's queue is null or a request_queue, whose disk is null or a gendisk.
+    unsafe {
+        let queue: *const u8 = load(request, kernel!(rq_queue));
+        if queue.is_null() {
+            return None;
+        }
+        let gendisk: *const u8 = load(queue, kernel!(queue_disk));
+        let number = disk_number(gendisk);
+        let disk = DISKS.get_ptr(number)?;
+        Some((&*disk, queue, gendisk))
+    }
+}
+
+/// `block_rq_issue(rq)`: a driver is about to start a request.
+///
+/// # Safety
+/// Argument 0 must be a `struct request`.
+#[inline(always)]
+pub unsafe fn request_submit<const COPY: u32>(context: &Context) {
+    let request: *const u8 = context.arg(0);
+    // SAFETY: `request` is a request.
+    unsafe {
+        let op = operation(load(request, kernel!(rq_flags)));
+        let change = change(op);
+        if change == Change::None {
+            return;
+        }
+        let Some((disk, queue, gendisk)) = request_disk(request) else { return };
+        let Some(row) = counters::<COPY>(disk) else { return };
+        let bytes: u32 = load(request, kernel!(rq_length));
+        let sector: u64 = load(request, kernel!(rq_sector));
+        let seen = Seen { disk, row, op, sector, count: u64::from(bytes >> 9) };
+        if seen.blind(context, change) || (bytes == 0 && change != Change::Zone) {
+            return;
+        }
+        let range = seen.mark_change(change, request, queue);
+        let key = inflight::key(request, gendisk, disk.id);
+        seen.submit(key, range, load(request, kernel!(rq_born)), COPY);
+        if COPY == 0 {
+            seen.show();
+        }
+    }
+}
+
+/// `block_rq_complete(rq, error, bytes)`: a request, or its first `bytes`, is done.
+///
+/// # Safety
+/// Argument 0 must be a `struct request`, 1 a status, 2 a byte count.
+#[inline(always)]
+pub unsafe fn request_complete<const COPY: u32>(context: &Context) {
+    let request: *const u8 = context.arg(0);
+    let status: u32 = context.arg(1);
+    let bytes: u32 = context.arg(2);
+    // SAFETY: `request` is a request.
+    unsafe {
+        let op = operation(load(request, kernel!(rq_flags)));
+        let change = change(op);
+        if matches!(change, Change::None | Change::Passthrough) {
+            return;
+        }
+        let Some((disk, queue, gendisk)) = request_disk(request) else { return };
+        let Some(row) = counters::<COPY>(disk) else { return };
+        let length: u32 = load(request, kernel!(rq_length));
+        let slot = inflight::find(inflight::key(request, gendisk, disk.id));
+        let sector: u64 = load(request, kernel!(rq_sector));
+        let seen = Seen { disk, row, op, sector, count: u64::from(bytes >> 9) };
+        if bytes != 0 || change == Change::Zone {
+            seen.mark_change(change, request, queue);
+            count!(row, completed += 1, completed_sectors += seen.count);
+            if slot.is_none() {
+                count!(row, orphan_sectors += seen.count);
+            }
+        }
+        if status & 0xff != 0 {
+            count!(row, errors += 1);
+        }
+        if let Some(slot) = slot
+            && bytes >= length
+        {
+            inflight::free(slot);
+        }
+    }
+}
+
+/// The tracked disk of a bio, and its gendisk and block device.
+///
+/// # Safety
+/// `bio` must be a `struct bio`.
+#[inline(always)]
+unsafe fn bio_disk(bio: *const u8) -> Option<(&'static Disk, *const u8, *const u8)> {
+    // SAFETY: a bio's device is null or a block_device, whose disk is a gendisk.
+    unsafe {
+        let device: *const u8 = load(bio, kernel!(bio_bdev));
+        if device.is_null() {
+            return None;
+        }
+        let gendisk: *const u8 = load(device, kernel!(bdev_disk));
+        let disk = DISKS.get_ptr(disk_number(gendisk))?;
+        Some((&*disk, gendisk, device))
+    }
+}
+
+/// Submission of a bio, at `sector` of the whole disk.
+///
+/// # Safety
+/// `bio` must be a `struct bio` on `gendisk`.
+#[inline(always)]
+unsafe fn submit_bio<const COPY: u32>(
+    context: &Context,
+    bio: *const u8,
+    disk: &Disk,
+    gendisk: *const u8,
+    sector: u64,
+) {
+    // SAFETY: `bio` is a bio, `gendisk` a gendisk.
+    unsafe {
+        let op = operation(load(bio, kernel!(bio_opf)));
+        let change = change(op);
+        let Some(row) = counters::<COPY>(disk) else { return };
+        let bytes: u32 = load(bio, kernel!(bio_size));
+        let seen = Seen { disk, row, op, sector, count: u64::from(bytes >> 9) };
+        if seen.blind(context, change) || (bytes == 0 && change != Change::Zone) {
+            return;
+        }
+        let queue: *const u8 = load(gendisk, kernel!(disk_queue));
+        let range = seen.mark_change(change, core::ptr::null(), queue);
+        seen.submit(inflight::key(bio, gendisk, disk.id), range, 0, COPY);
+        if COPY == 0 {
+            seen.show();
+        }
+    }
+}
+
+/// `block_bio_queue(bio)`: a bio enters a device.
+///
+/// # Safety
+/// Argument 0 must be a `struct bio`.
+#[inline(always)]
+pub unsafe fn bio_submit<const COPY: u32>(context: &Context) {
+    let bio: *const u8 = context.arg(0);
+    // SAFETY: `bio` is a bio.
+    unsafe {
+        if change(operation(load(bio, kernel!(bio_opf)))) == Change::None {
+            return;
+        }
+        let Some((disk, gendisk, _)) = bio_disk(bio) else { return };
+        if disk.flags & DISK_BIO_BASED != 0 {
+            submit_bio::<COPY>(context, bio, disk, gendisk, load(bio, kernel!(bio_sector)));
+        }
+    }
+}
+
+/// `block_bio_remap(bio, from device, from sector)`: a bio now points at a lower device.
+///
+/// # Safety
+/// Argument 0 must be a `struct bio`, 1 a device number.
+#[inline(always)]
+pub unsafe fn bio_remap<const COPY: u32>(context: &Context) {
+    let bio: *const u8 = context.arg(0);
+    let from: u32 = context.arg(1);
+    // SAFETY: `bio` is a bio.
+    unsafe {
+        if change(operation(load(bio, kernel!(bio_opf)))) == Change::None {
+            return;
+        }
+        let Some((disk, gendisk, device)) = bio_disk(bio) else { return };
+        if disk.flags & DISK_BIO_BASED == 0 || from == load::<u32>(device, kernel!(bdev_dev)) {
+            return; // from a partition to its own disk: block_bio_queue follows with the absolute sector
+        }
+        let mut sector: u64 = load(bio, kernel!(bio_sector));
+        let flags: u16 = load(bio, kernel!(bio_flags));
+        if flags >> (kernel!(bio_remapped) & 15) & 1 == 0 {
+            sector += load::<u64>(device, kernel!(bdev_start));
+        }
+        submit_bio::<COPY>(context, bio, disk, gendisk, sector);
+    }
+}
+
+/// `block_bio_complete(queue, bio)`: a bio is done; its range is what its slot remembers.
+///
+/// # Safety
+/// Argument 1 must be a `struct bio`.
+#[inline(always)]
+pub unsafe fn bio_complete<const COPY: u32>(context: &Context) {
+    let bio: *const u8 = context.arg(1);
+    // SAFETY: `bio` is a bio; `find` returns a map value.
+    unsafe {
+        let op = operation(load(bio, kernel!(bio_opf)));
+        if matches!(change(op), Change::None | Change::Passthrough) {
+            return;
+        }
+        let Some((disk, gendisk, _)) = bio_disk(bio) else { return };
+        if disk.flags & DISK_BIO_BASED == 0 {
+            return;
+        }
+        let Some(row) = counters::<COPY>(disk) else { return };
+        let Some(slot) = inflight::find(inflight::key(bio, gendisk, disk.id)) else { return };
+        let seen = Seen { disk, row, op, sector: (*slot).sector, count: (*slot).count };
+        seen.mark(seen.sector, seen.count);
+        count!(row, completed += 1, completed_sectors += seen.count);
+        inflight::free(slot);
+    }
+}

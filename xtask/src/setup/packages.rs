@@ -1,0 +1,51 @@
+//! Debian packages: installed by apt-get when we are root, named when we are not.
+//!
+//! A package counts as present when its program is, so that other distributions work too.
+
+use crate::command::{is_root, quiet, say, which};
+use anyhow::{Context, Result};
+use std::process::Command;
+
+/// One package and a program it brings.
+pub struct Package {
+    name: &'static str,
+    program: &'static str,
+}
+
+/// For `run` and `test`.
+pub const TEST: &[Package] = &[
+    Package { name: "util-linux", program: "losetup" },
+    Package { name: "fdisk", program: "sfdisk" },
+    Package { name: "e2fsprogs", program: "mkfs.ext4" },
+    Package { name: "xfsprogs", program: "mkfs.xfs" },
+    Package { name: "btrfs-progs", program: "mkfs.btrfs" },
+    Package { name: "qemu-utils", program: "qemu-img" },
+];
+
+/// For `bench` besides.
+pub const BENCH: &[Package] =
+    &[Package { name: "restic", program: "restic" }, Package { name: "fio", program: "fio" }];
+
+/// Installs what is missing. What cannot be installed is said; the tests that need it skip themselves.
+pub fn ensure(packages: &[Package]) -> Result<()> {
+    let missing: Vec<&str> = packages.iter().filter(|p| which(p.program).is_none()).map(|p| p.name).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names = missing.join(" ");
+    if which("apt-get").is_none() {
+        say(format!("missing: {names}; there is no apt-get here, please install them"));
+        return Ok(());
+    }
+    if !is_root() {
+        say(format!("missing: {names}; as root: apt-get install {names}"));
+        return Ok(());
+    }
+    say(format!("installing Debian packages: {names}"));
+    quiet(Command::new("apt-get").arg("update")).context("refresh the package lists")?;
+    let mut install = Command::new("apt-get");
+    install.env("DEBIAN_FRONTEND", "noninteractive");
+    install.args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(&missing);
+    quiet(&mut install).context("install Debian packages")?;
+    Ok(())
+}

@@ -1,12 +1,23 @@
 //! Everything a developer or CI runs: `cargo xtask --help`. One file per verb.
 
+mod bench;
+mod build;
+mod ci;
 mod command;
+mod dist;
+mod docs;
 mod ebpf;
+mod fuzz;
+mod lint;
+mod run;
 mod setup;
+mod test;
+mod tidy;
 mod workspace;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use std::process::ExitCode;
 use workspace::Workspace;
 
 /// Everything a developer or CI runs.
@@ -25,19 +36,85 @@ enum Verb {
         #[arg(long)]
         bench: bool,
     },
+    /// Build blkdelta and pass it the words: cargo xtask run -- status
+    Run {
+        /// Words for blkdelta
+        #[arg(last = true, required = true)]
+        words: Vec<String>,
+    },
+    /// Build the optimised program
+    Build,
     /// Build the kernel side into ebpf/blkdelta.bpf.o
     Ebpf {
         /// Only compare the committed object with what the source gives
         #[arg(long)]
         check: bool,
     },
+    /// Check formatting and clippy, warnings denied
+    Lint,
+    /// Check the rules no compiler checks: layers, sizes, heads, dependencies
+    Tidy,
+    /// Run everything that proves the product, and count it
+    Test {
+        /// Let the load tests run for minutes
+        #[arg(long)]
+        long: bool,
+        /// Only tests whose title contains this
+        filter: Option<String>,
+    },
+    /// Fuzz every decoder
+    Fuzz {
+        /// For how long each
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Only targets whose name contains this
+        target: Option<String>,
+    },
+    /// Measure against other tools; without a name: list what can be measured
+    Bench {
+        /// Which benchmark
+        name: Option<String>,
+        /// How often each contender runs
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+    },
+    /// Build the documentation, check its links and commands
+    Docs,
+    /// Make an archive to give away
+    Dist,
+    /// Everything .ci/run runs: fmt, tidy, clippy, ebpf --check, test, docs
+    Ci,
 }
 
-fn main() -> Result<()> {
-    let args = Args::parse();
-    let ws = Workspace::find()?;
-    match args.verb {
-        Verb::Setup { bench } => setup::setup(&ws, bench),
-        Verb::Ebpf { check } => ebpf::ebpf(&ws, check),
+fn main() -> ExitCode {
+    match act(Args::parse().verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
+}
+
+fn act(verb: Verb) -> Result<()> {
+    let ws = &Workspace::find()?;
+    match verb {
+        Verb::Setup { bench } => setup::setup(ws, bench),
+        Verb::Run { words } => run::run(ws, &words),
+        Verb::Build => build::build(ws).map(|_| ()),
+        Verb::Ebpf { check } => ebpf::ebpf(ws, check),
+        Verb::Lint => lint::lint(ws),
+        Verb::Tidy => tidy::tidy(ws),
+        Verb::Test { long, filter } => test::test(ws, long, filter.as_deref()),
+        Verb::Fuzz { seconds, target } => fuzz::fuzz(ws, seconds, target.as_deref()),
+        Verb::Bench { name, rounds } => bench::bench(ws, name.as_deref(), rounds),
+        Verb::Docs => docs::docs(ws, &verbs()),
+        Verb::Dist => dist::dist(ws),
+        Verb::Ci => ci::ci(ws, &verbs()),
+    }
+}
+
+/// The words after `cargo xtask`.
+fn verbs() -> Vec<String> {
+    Args::command().get_subcommands().map(|verb| verb.get_name().to_owned()).collect()
 }

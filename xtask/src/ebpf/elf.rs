@@ -1,4 +1,7 @@
 //! The linked object without its DWARF sections: a loader reads code, maps, relocations and BTF only.
+//!
+//! Relocations of the BTF sections go too: the offsets they would fill in are already in place, and
+//! loaders find variables by their symbols.
 
 use anyhow::{Context, Result, bail};
 use object::build::elf::{Builder, SectionData};
@@ -9,7 +12,8 @@ pub fn without_debug(object: &[u8]) -> Result<Vec<u8>> {
     let mut builder = Builder::read(object).context("parse the object")?;
     for section in builder.sections.iter_mut() {
         let name = section.name.as_slice();
-        section.delete = name.starts_with(b".debug_") || name.starts_with(b".rel.debug_");
+        section.delete =
+            [&b".debug_"[..], b".rel.debug_", b".rel.BTF"].iter().any(|drop| name.starts_with(drop));
     }
     builder.delete_orphans();
     let names: Vec<&[u8]> = builder.sections.iter().map(|section| section.name.as_slice()).collect();

@@ -26,6 +26,8 @@ pub struct Rustc {
     pub release: String,
     /// `22`
     pub llvm: String,
+    /// The triple it runs on.
+    pub host: String,
     /// The installed toolchain.
     pub sysroot: PathBuf,
 }
@@ -44,6 +46,7 @@ impl Rustc {
             release: field("release:")?,
             llvm: llvm.split('.').next().unwrap_or(&llvm).to_owned(),
 
+            host: field("host:")?,
             sysroot: PathBuf::from(sysroot.trim()),
         })
     }

@@ -1,0 +1,23 @@
+//! `cargo xtask lint`: formatting and clippy, warnings denied.
+
+use crate::command::{cargo, run};
+use crate::workspace::Workspace;
+use anyhow::{Context, Result};
+
+/// Both.
+pub fn lint(ws: &Workspace) -> Result<()> {
+    fmt(ws)?;
+    clippy(ws)
+}
+
+/// Is everything formatted?
+pub fn fmt(ws: &Workspace) -> Result<()> {
+    run(cargo().current_dir(&ws.root).args(["fmt", "--all", "--check"])).context("run `cargo fmt --all`")
+}
+
+/// No warning in any target of any package.
+pub fn clippy(ws: &Workspace) -> Result<()> {
+    let mut clippy = cargo();
+    clippy.current_dir(&ws.root).args(["clippy", "--locked", "--workspace", "--all-targets"]);
+    run(clippy.args(["--", "-D", "warnings"]))
+}

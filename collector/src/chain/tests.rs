@@ -195,3 +195,22 @@ fn a_writer_that_is_dropped_makes_no_point() {
     assert!(repo.points().unwrap().is_empty());
     assert_eq!(repo.resolve("latest", None).unwrap_err().kind(), Kind::NotFound);
 }
+
+/// `watch` lives in an async runtime: a blocking call there must work, and dropping the repository too.
+#[test]
+fn a_repository_works_inside_an_async_runtime() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().to_str().unwrap().to_owned();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let repo = Repository::create(&folder).unwrap();
+        let lock = repo.lock(&device().id).unwrap();
+        let mut image = vec![0; SIZE];
+        let mut writer = repo.begin(&lock, new_point(None)).unwrap();
+        for frame in apply(&mut image, &[(1, 40, 200)]) {
+            writer.add(frame).unwrap();
+        }
+        let point = writer.finish(info(0)).unwrap().point;
+        assert!(restore(&Chain::resolve(&repo, &device().id, point).unwrap()) == image);
+    });
+}

@@ -197,6 +197,8 @@ impl Zram {
         let zram = Self { number: number.trim().parse()? };
         poke(&format!("/sys/block/zram{}/disksize", zram.number), &size.to_string())?;
         wait_until(|| zram.path().exists(), "the zram node")?;
+        // off by default; without it the kernel counts nothing that tracking could be checked against
+        poke(&format!("/sys/block/zram{}/queue/iostats", zram.number), "1")?;
         Ok(zram)
     }
 

@@ -7,8 +7,9 @@ use crate::product::Home;
 use crate::workload::Outcome;
 use anyhow::{Context, Result, bail, ensure};
 use collector::block::{ExtentSet, Granularity};
-use collector::epoch::{Base, Cut, Epochs};
-use collector::tracker::{self, Places};
+use collector::diff;
+use collector::epoch::{Cut, Epochs};
+use collector::tracker::{self, Base, Places};
 use std::path::{Path, PathBuf};
 
 /// Tracks a device until dropped.
@@ -59,8 +60,8 @@ impl Tracked {
     }
 
     /// The pending difference, nothing ended.
-    pub fn peek(&mut self) -> Result<ExtentSet> {
-        Ok(self.epochs()?.peek().context("peek")?.extents)
+    pub fn peek(&self) -> Result<ExtentSet> {
+        Ok(diff::look(&self.places, &self.device).context("look")?.difference.extents)
     }
 
     /// Does `work` and judges what is listed for it; prints one line. A miss is remembered for [`Self::finish`],

@@ -33,7 +33,7 @@ pub fn backup(args: &Backup) -> Result<Ending> {
 /// Makes recovery points until Ctrl-C.
 pub fn watch(args: Watch) -> Result<Ending> {
     // checked now: a slip in the command line is not a round that failed
-    BlockDevice::open(&args.making.device)?;
+    drop(Epochs::open(&Places::from_env(), &args.making.device)?);
     let failed = Arc::new(AtomicU64::new(0));
     let suspect = Arc::new(AtomicBool::new(false));
     let every = args.every;

@@ -6,11 +6,16 @@
 
 pub mod block;
 pub mod chain;
+pub mod cli;
+pub mod copy;
 pub mod diff;
 pub mod epoch;
 pub mod error;
 pub mod format;
+pub mod job;
 pub mod repository;
+pub mod restore;
 pub mod source;
 pub mod sys;
 pub mod tracker;
+pub mod usage;

@@ -10,9 +10,6 @@ use aya_ebpf::helpers::bpf_loop;
 use blkdelta_ebpf::MAX_TARGETS_PER_DISK;
 use core::intrinsics::{AtomicOrdering, atomic_or};
 
-/// Words between the first and the last that are filled without a helper call.
-const INLINE_WORDS: u32 = 16;
-
 /// Marks `count` sectors from `sector` (of the whole disk) in every target of the list that begins at `first`.
 /// Returns how many targets had no bitmap.
 #[unsafe(no_mangle)]
@@ -63,14 +60,7 @@ fn set_bits(slot: u32, first: u64, last: u64) -> bool {
     }
     let ends = or(map, first_word, head) & or(map, last_word, tail);
     let between = last_word - first_word - 1;
-    if between <= INLINE_WORDS {
-        for i in 0..INLINE_WORDS {
-            if i >= between {
-                break;
-            }
-            or(map, first_word + 1 + i, u64::MAX);
-        }
-    } else {
+    if between != 0 {
         let mut fill = Fill { slot, word: first_word + 1 };
         // SAFETY: the callback only reads `fill`, which lives until the helper returns.
         unsafe { bpf_loop(between, fill_word as *mut c_void, (&raw mut fill).cast(), 0) };

@@ -15,6 +15,7 @@ mod carry;
 mod cut;
 mod recover;
 
+pub use crate::tracker::Base;
 pub use cut::Cut;
 
 use crate::block::Extent;
@@ -22,7 +23,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::sys::bpf::{self, Words};
 use crate::sys::device::BlockDevice;
 use crate::sys::failpoint;
-use crate::tracker::{Base, DeviceState, Lock, Maps, Places, find, now_ms, open_bitmap};
+use crate::tracker::{DeviceState, Lock, Maps, Places, find, now_ms, open_bitmap};
 use std::path::Path;
 
 /// The epochs of one device, held by this process alone.

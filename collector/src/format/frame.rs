@@ -3,7 +3,7 @@
 //! Must stay true: whatever bytes come from a store, [`decode_frame`] gives the content that was encoded or
 //! an error, never other bytes, and never takes more memory than a cell.
 
-use super::{CELL, FrameHash, damaged};
+use super::{CELL, FrameHash, MAX_DEVICE, damaged};
 use crate::block::{BLOCK, Extent};
 use crate::error::{Error, Kind, Result};
 use bytes::Bytes;
@@ -70,8 +70,7 @@ thread_local! {
     static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
 }
 
-/// Encodes `raw`, the content of `extent`: Zero if all zero, Zstd if that is smaller by an eighth or more
-/// than nothing saved, else Raw.
+/// Encodes `raw`, the content of `extent`: Zero if all zero, Zstd if that saves at least a sixteenth, else Raw.
 ///
 /// # Errors
 /// [`Kind::Bug`] if `raw` is not the content of a run of blocks inside one cell.
@@ -126,14 +125,18 @@ pub fn decode_frame(meta: &FrameMeta, stored: &[u8], raw: &mut [u8]) -> Result<(
 pub fn fits_cell(extent: Extent) -> bool {
     let last = extent.offset.checked_add(extent.length).and_then(|end| end.checked_sub(1));
     extent.length > 0
-        && extent.offset % BLOCK == 0
+        && extent.end() <= MAX_DEVICE
+        && extent.offset.is_multiple_of(BLOCK)
         && last.is_some_and(|last| last / CELL == extent.offset / CELL)
 }
 
 /// All bytes zero.
 pub fn is_zero(raw: &[u8]) -> bool {
     // compared with itself shifted by one: one memcmp, the fastest safe way
-    raw.first().is_none_or(|&b| b == 0) && raw.len() < 2 || raw[0] == 0 && raw[1..] == raw[..raw.len() - 1]
+    match raw {
+        [] => true,
+        [first, rest @ ..] => *first == 0 && *rest == raw[..rest.len()],
+    }
 }
 
 /// The compressed bytes if they save at least a sixteenth.

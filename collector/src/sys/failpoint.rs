@@ -67,4 +67,18 @@ mod armed {
         };
         Point { name: name.into(), kill: action == "kill", at, hits: AtomicU64::new(0) }
     }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn names_carry_action_and_count() {
+            let of = |text| (parse(text).name, parse(text).kill, parse(text).at);
+            assert_eq!(of("a.b"), ("a.b".into(), true, 1));
+            assert_eq!(of("a=error@3"), ("a".into(), false, 3));
+            assert!(std::panic::catch_unwind(|| parse("a=explode")).is_err());
+            assert!(std::panic::catch_unwind(|| parse("a@0")).is_err());
+        }
+    }
 }

@@ -5,9 +5,12 @@
 //! nothing writes to a device unless the caller named it as its target.
 
 pub mod bpf;
+pub(crate) mod btrfs;
 pub mod device;
 pub mod direct;
 mod failpoint;
+pub mod freeze;
+pub(crate) mod fsmap;
 pub(crate) mod ioctl;
 pub mod mounts;
 mod publish;

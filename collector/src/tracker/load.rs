@@ -85,8 +85,20 @@ pub(crate) fn aya_error(
         .filter_map(|e| e.downcast_ref::<std::io::Error>())
         .any(|e| e.kind() == std::io::ErrorKind::PermissionDenied);
     let kind = if denied { Kind::Denied } else { Kind::Unsupported };
-    let error = Error::caused(kind, context, source);
+    let error = Error::caused(kind, context, shortened(&source));
     if denied { error.hint("run as root (or with CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN)") } else { error }
+}
+
+/// An aya error and its causes as one text. The verifier's log can be megabytes: its end says what is wrong.
+fn shortened(source: &(dyn std::error::Error + 'static)) -> String {
+    const KEEP: usize = 1500;
+    let texts: Vec<String> =
+        std::iter::successors(Some(source), |e| e.source()).map(|e| e.to_string()).collect();
+    let text = texts.join(": ");
+    match text.char_indices().rev().nth(KEEP) {
+        Some((from, _)) => format!("… {}", &text[from..]),
+        None => text,
+    }
 }
 
 /// Makes sure that the programs for `roles` are loaded, attached and pinned.

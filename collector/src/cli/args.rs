@@ -1,0 +1,343 @@
+//! The command line: what can be asked for, with an example each.
+
+use crate::block::Granularity;
+use crate::format::Compression;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Changed-block backup for Linux without a kernel module.
+#[derive(Debug, Parser)]
+#[command(name = "blkdelta", version, max_term_width = 100, after_help = EXAMPLE)]
+pub struct Cli {
+    /// What to do
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+const EXAMPLE: &str = "A first backup, from nothing:
+  blkdelta track /dev/sda
+  blkdelta backup /dev/sda --repo /backup
+  blkdelta list --repo /backup
+  blkdelta restore --repo /backup --point latest sda.img
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but suspect or damaged.
+Environment: RUST_LOG=info for the log; BLKDELTA_HOME=DIR to keep pins and state elsewhere.";
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Start tracking block devices, mounted or not; goes on with no process running
+    #[command(after_help = "Example:\n  blkdelta track /dev/sda /dev/sdb --granularity 64KiB")]
+    Track(Track),
+    /// Stop tracking and forget the differences
+    #[command(after_help = "Example:\n  blkdelta untrack /dev/sdb")]
+    Untrack(Untrack),
+    /// What is tracked, since when, how much changed, and how healthy that is
+    #[command(after_help = "Example:\n  blkdelta status --json")]
+    Status(Status),
+    /// The current difference list, without ending it
+    #[command(
+        after_help = "Example:\n  blkdelta diff /dev/sda --json | jq '.extents[] | select(.length > 1048576)'"
+    )]
+    Diff(Diff),
+    /// Make a recovery point: first a full one, then what changed
+    #[command(after_help = "Example:\n  blkdelta backup /dev/sda --repo /backup")]
+    Backup(Backup),
+    /// Make recovery points one after the other until Ctrl-C
+    #[command(after_help = "Example:\n  blkdelta watch /dev/sda --repo /backup --every 10s")]
+    Watch(Watch),
+    /// The recovery points of a repository
+    #[command(after_help = "Example:\n  blkdelta list --repo /backup --json")]
+    List(List),
+    /// Write a recovery point to a file or device
+    #[command(after_help = "Examples:
+  blkdelta restore --repo /backup --point latest disk.img
+  blkdelta restore --repo /backup --point 01JD3XQ8Z5W2M4T6Y8A0C2E4G6 /dev/sdc --verify")]
+    Restore(Restore),
+    /// Look for damage in a repository
+    #[command(after_help = "Example:\n  blkdelta check --repo /backup --read-data")]
+    Check(Check),
+}
+
+/// `track`.
+#[derive(Debug, Args)]
+pub struct Track {
+    /// Disks, partitions, loop devices
+    #[arg(required = true, value_name = "DEV")]
+    pub devices: Vec<PathBuf>,
+    /// What one bit stands for, 4KiB to 1MiB
+    #[arg(long, default_value = "4KiB", value_parser = granularity, value_name = "SIZE")]
+    pub granularity: Granularity,
+}
+
+/// `untrack`.
+#[derive(Debug, Args)]
+pub struct Untrack {
+    /// Tracked devices
+    #[arg(required = true, value_name = "DEV")]
+    pub devices: Vec<PathBuf>,
+}
+
+/// `status`.
+#[derive(Debug, Args)]
+pub struct Status {
+    /// Only these
+    #[arg(value_name = "DEV")]
+    pub devices: Vec<PathBuf>,
+    /// For programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `diff`.
+#[derive(Debug, Args)]
+pub struct Diff {
+    /// A tracked device
+    #[arg(value_name = "DEV")]
+    pub device: PathBuf,
+    /// For programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `backup` and `watch` have in common.
+#[derive(Clone, Debug, Args)]
+pub struct Making {
+    /// A tracked device
+    #[arg(value_name = "DEV")]
+    pub device: PathBuf,
+    /// Folder of the repository; made if it is not there
+    #[arg(long, value_name = "REPO")]
+    pub repo: String,
+    /// Never freeze a file system; the point is then crash consistent or fuzzy, and says so
+    #[arg(long)]
+    pub no_freeze: bool,
+    /// Freeze no longer than this; if it would take longer, do not freeze at all
+    #[arg(long, default_value = "10s", value_parser = duration, value_name = "TIME")]
+    pub freeze_limit: Duration,
+    /// The repository may lie on the tracked device: its own writes are then part of every difference
+    #[arg(long)]
+    pub allow_store_on_device: bool,
+    /// `none`, or a level of zstd from 1 to 19
+    #[arg(long, default_value = "1", value_parser = compression, value_name = "LEVEL")]
+    pub compression: Compression,
+}
+
+/// `backup`.
+#[derive(Debug, Args)]
+pub struct Backup {
+    /// Common part
+    #[command(flatten)]
+    pub making: Making,
+    /// Copy all used areas, not only what changed
+    #[arg(long)]
+    pub full: bool,
+    /// For programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `watch`.
+#[derive(Debug, Args)]
+pub struct Watch {
+    /// Common part
+    #[command(flatten)]
+    pub making: Making,
+    /// Time from the end of one to the start of the next, at least from start to start
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    pub every: Duration,
+    /// One line of JSON each
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `list`.
+#[derive(Debug, Args)]
+pub struct List {
+    /// Folder of the repository
+    #[arg(long, value_name = "REPO")]
+    pub repo: String,
+    /// For programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How a file target is laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Sparse {
+    /// Leave holes where the point is zero
+    Always,
+    /// Write zeros out
+    Never,
+}
+
+/// `restore`.
+#[derive(Debug, Args)]
+pub struct Restore {
+    /// Folder of the repository
+    #[arg(long, value_name = "REPO")]
+    pub repo: String,
+    /// Id of a point as `list` prints it, or `latest`
+    #[arg(long, value_name = "ID")]
+    pub point: String,
+    /// Of which device `latest` is meant, where the repository holds several
+    #[arg(long, value_name = "ID")]
+    pub device: Option<String>,
+    /// File or block device to write
+    #[arg(value_name = "TARGET")]
+    pub target: PathBuf,
+    /// Holes in a file target
+    #[arg(
+        long,
+        value_enum,
+        default_value = "always",
+        default_missing_value = "always",
+        num_args = 0..=1,
+        require_equals = true,
+        value_name = "WHEN"
+    )]
+    pub sparse: Sparse,
+    /// Replace a file that is there and not empty
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Write a device that is mounted or otherwise in use
+    #[arg(long)]
+    pub allow_in_use: bool,
+    /// Write a device that is itself tracked
+    #[arg(long)]
+    pub allow_tracked: bool,
+    /// Write a device that is smaller than the point; what does not fit is lost
+    #[arg(long)]
+    pub allow_smaller: bool,
+    /// Read everything back and compare
+    #[arg(long)]
+    pub verify: bool,
+    /// For programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `check`.
+#[derive(Debug, Args)]
+pub struct Check {
+    /// Folder of the repository
+    #[arg(long, value_name = "REPO")]
+    pub repo: String,
+    /// Read and verify every stored byte, not only the structure
+    #[arg(long)]
+    pub read_data: bool,
+    /// For programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn granularity(text: &str) -> Result<Granularity, String> {
+    Granularity::try_from(size(text)?)
+}
+
+/// A number of bytes: `4096`, `64K`, `64KiB`, `1M`, `1MiB`.
+fn size(text: &str) -> Result<u64, String> {
+    let (number, unit) = split(text);
+    let factor = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        _ => return Err(format!("{unit:?} is not a unit: KiB or MiB")),
+    };
+    let number: u64 = number.parse().map_err(|_| format!("{text:?} is not a size such as 64KiB"))?;
+    number.checked_mul(factor).ok_or_else(|| format!("{text} is too large"))
+}
+
+/// A time: `500ms`, `10s`, `5m`, `1h`, `10` (seconds).
+fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = split(text);
+    let millis = match unit {
+        "ms" => 1,
+        "" | "s" => 1000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(format!("{unit:?} is not a unit: ms, s, m or h")),
+    };
+    let number: u64 = number.parse().map_err(|_| format!("{text:?} is not a time such as 10s"))?;
+    match number.checked_mul(millis) {
+        None | Some(0) => Err(format!("{text:?}: must be more than nothing, and not for ever")),
+        Some(millis) => Ok(Duration::from_millis(millis)),
+    }
+}
+
+fn split(text: &str) -> (&str, &str) {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    text.split_at(end)
+}
+
+fn compression(text: &str) -> Result<Compression, String> {
+    match (text, text.parse()) {
+        ("none", _) => Ok(Compression::None),
+        (_, Ok(level @ 1..=19)) => Ok(Compression::Zstd(level)),
+        _ => Err("`none`, or a level from 1 to 19".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn the_definition_is_sound_and_every_verb_shows_an_example() {
+        Cli::command().debug_assert();
+        for verb in Cli::command().get_subcommands() {
+            let help = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains(&format!("blkdelta {}", verb.get_name())), "{}", verb.get_name());
+        }
+    }
+
+    #[test]
+    fn the_issues_command_lines_are_understood() {
+        for line in [
+            "blkdelta track /dev/a /dev/b --granularity 64KiB",
+            "blkdelta untrack /dev/a",
+            "blkdelta status",
+            "blkdelta status /dev/a --json",
+            "blkdelta diff /dev/a --json",
+            "blkdelta backup /dev/a --repo /r --full --json --no-freeze --compression none",
+            "blkdelta watch /dev/a --repo /r --every 10s",
+            "blkdelta list --repo /r --json",
+            "blkdelta restore --repo /r --point latest --sparse=never x.img",
+            "blkdelta restore --repo /r --point latest --sparse x.img --verify",
+            "blkdelta check --repo /r --read-data",
+        ] {
+            parse(line).unwrap_or_else(|e| panic!("{line}: {e}"));
+        }
+        let Verb::Watch(watch) = parse("blkdelta watch /d --repo r --every 1500ms").unwrap().verb else {
+            panic!("watch is watch");
+        };
+        assert_eq!(watch.every, Duration::from_millis(1500));
+        assert_eq!(watch.making.freeze_limit, Duration::from_secs(10));
+    }
+
+    #[test]
+    fn nonsense_is_wrong_usage() {
+        for line in [
+            "blkdelta",
+            "blkdelta frobnicate",
+            "blkdelta track",
+            "blkdelta track /d --granularity 5KiB",
+            "blkdelta track /d --granularity 2MiB",
+            "blkdelta track /d --granularity 99999999999999999999KiB",
+            "blkdelta backup /d",
+            "blkdelta backup /d --repo r --compression 20",
+            "blkdelta watch /d --repo r",
+            "blkdelta watch /d --repo r --every 0s",
+            "blkdelta watch /d --repo r --every 99999999999999999h",
+            "blkdelta restore --repo r x.img",
+        ] {
+            assert_eq!(parse(line).expect_err(line).exit_code(), 2, "{line}");
+        }
+    }
+}

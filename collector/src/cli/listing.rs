@@ -1,0 +1,179 @@
+//! `list` and `check`.
+
+use super::args::{Check, List};
+use super::output::{Ending, print, print_json};
+use super::progress::{Bar, stop_flag};
+use super::show::{Table, bytes, time};
+use crate::format::{Consistency, Manifest, PointKind};
+use crate::repository::{self, PointEntry, PointState, Report, Repository};
+use anyhow::Result;
+use serde::Serialize;
+
+/// A point as a listing shows it.
+#[derive(Serialize)]
+struct Row<'a> {
+    id: String,
+    device: &'a str,
+    #[serde(flatten)]
+    state: RowState<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum RowState<'a> {
+    Good {
+        path: &'a str,
+        time: String,
+        time_unix_ms: u64,
+        kind: PointKind,
+        parent: Option<String>,
+        size: u64,
+        changed_bytes: u64,
+        copied_bytes: u64,
+        stored_bytes: u64,
+        consistency: Consistency,
+        freeze_ms: Option<u64>,
+        suspect: bool,
+        suspect_reasons: &'a [String],
+        suspect_handled: Option<&'a str>,
+    },
+    Damaged {
+        damaged: &'a str,
+    },
+}
+
+/// The recovery points of a repository.
+pub fn list(args: &List) -> Result<Ending> {
+    let repo = Repository::open(&args.repo)?;
+    let points = repo.points()?;
+    if args.json {
+        print_json(&points.iter().map(row).collect::<Vec<_>>())?;
+    } else if points.is_empty() {
+        print(&format!("no recovery points in {}\n", args.repo))?;
+    } else {
+        print(&table(&points).to_string())?;
+    }
+    let bad = points.iter().any(|p| matches!(p.state, PointState::Damaged(_)));
+    Ok(if bad { Ending::Suspect } else { Ending::Fine })
+}
+
+fn row(entry: &PointEntry) -> Row<'_> {
+    let state = match &entry.state {
+        PointState::Damaged(why) => RowState::Damaged { damaged: why },
+        PointState::Good { manifest: m, .. } => RowState::Good {
+            path: &m.device.path,
+            time: time(m.time_cut),
+            time_unix_ms: m.time_cut,
+            kind: m.kind,
+            parent: m.parent.map(|p| p.point.to_string()),
+            size: m.geometry.size,
+            changed_bytes: m.totals.changed_bytes,
+            copied_bytes: m.totals.copied_bytes,
+            stored_bytes: m.totals.stored_bytes,
+            consistency: m.consistency,
+            freeze_ms: m.freeze_ms,
+            suspect: m.is_suspect(),
+            suspect_reasons: &m.suspect,
+            suspect_handled: m.suspect_handled.as_deref(),
+        },
+    };
+    Row { id: entry.id.to_string(), device: entry.device.as_str(), state }
+}
+
+fn table(points: &[PointEntry]) -> Table {
+    let headings =
+        ["point", "device", "time (UTC)", "kind", "parent", ">changed", ">stored", "consistency", "suspect"];
+    let mut table = Table::new(&headings);
+    for entry in points {
+        let (id, device) = (entry.id.to_string(), entry.device.to_string());
+        match &entry.state {
+            PointState::Damaged(why) => table.row([id, device, format!("DAMAGED: {why}")]),
+            PointState::Good { manifest: m, .. } => table.row([
+                id,
+                device,
+                time(m.time_cut),
+                kind(m.kind).to_owned(),
+                m.parent.map_or_else(|| "-".into(), |p| p.point.to_string()),
+                bytes(m.totals.changed_bytes),
+                bytes(m.totals.stored_bytes),
+                consistency(m.consistency).to_owned(),
+                suspect(m),
+            ]),
+        }
+    }
+    table
+}
+
+/// In a word.
+pub fn kind(kind: PointKind) -> &'static str {
+    match kind {
+        PointKind::Full => "full",
+        PointKind::Incremental => "incremental",
+    }
+}
+
+/// In two words at most.
+pub fn consistency(consistency: Consistency) -> &'static str {
+    match consistency {
+        Consistency::FileSystemFrozen => "file-system frozen",
+        Consistency::Crash => "crash",
+        Consistency::Fuzzy => "fuzzy",
+    }
+}
+
+fn suspect(manifest: &Manifest) -> String {
+    match (manifest.suspect.is_empty(), &manifest.suspect_handled) {
+        (true, _) => "-".into(),
+        (false, Some(_)) => "was, compared".into(),
+        (false, None) => format!("SUSPECT: {}", manifest.suspect.join("; ")),
+    }
+}
+
+/// Damage in a repository.
+pub fn check(args: &Check) -> Result<Ending> {
+    let repo = Repository::open(&args.repo)?;
+    let bar = Bar::new(stop_flag()?);
+    let mut begun = false;
+    let mut before = 0;
+    let report = repository::check(&repo, args.read_data, &mut |done, total| {
+        if !begun {
+            bar.begin("checking", total);
+            begun = true;
+        }
+        crate::copy::Watch::advance(&bar, done - before);
+        before = done;
+    })?;
+    drop(bar);
+    if args.json {
+        print_json(&report)?;
+    } else {
+        print(&words(&report, args.read_data))?;
+    }
+    Ok(if report.damages.is_empty() { Ending::Fine } else { Ending::Suspect })
+}
+
+fn words(report: &Report, read_data: bool) -> String {
+    let mut text = String::new();
+    for damage in &report.damages {
+        text += &format!("damaged: {}: {}\n", damage.object, damage.what);
+        for point in &damage.points {
+            text += &format!("         point {point} cannot be restored as it was\n");
+        }
+    }
+    let how = if read_data { "every byte" } else { "structure only" };
+    let verdict = match report.damages.len() {
+        0 => "no damage".to_owned(),
+        n => format!("{n} damaged"),
+    };
+    text += &format!(
+        "{verdict}: {} points, {} segments, {} frames, {} read ({how})\n",
+        report.points,
+        report.segments,
+        report.frames,
+        bytes(report.bytes_read)
+    );
+    if report.unreferenced > 0 {
+        text += &format!("{} segments belong to no point (left by backups that failed)\n", report.unreferenced);
+    }
+    text
+}

@@ -1,0 +1,179 @@
+//! `backup` and `watch`.
+
+use super::args::{Backup, Making, Watch};
+use super::listing::{consistency, kind};
+use super::output::{self, Ending, print, print_json, print_json_line, say};
+use super::progress::{Bar, stop_flag};
+use super::show::{bytes, duration, time};
+use crate::epoch::Epochs;
+use crate::job::{self, DeviceSurvey, Outcome, Show, Subject, Wishes};
+use crate::repository::Repository;
+use crate::source::LiveDevice;
+use crate::sys::device::BlockDevice;
+use crate::tracker::Places;
+use anyhow::Result;
+use serde::Serialize;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// Makes a recovery point.
+pub fn backup(args: &Backup) -> Result<Ending> {
+    let bar = Bar::new(stop_flag()?);
+    let outcome = make(&args.making, args.full, &bar)?;
+    bar.clear();
+    if args.json {
+        print_json(&Json::of(&outcome))?;
+    } else {
+        print(&words(&outcome))?;
+    }
+    Ok(ending(&outcome))
+}
+
+/// Makes recovery points until Ctrl-C.
+pub fn watch(args: Watch) -> Result<Ending> {
+    // checked now: a slip in the command line is not a round that failed
+    BlockDevice::open(&args.making.device)?;
+    let failed = Arc::new(AtomicU64::new(0));
+    let suspect = Arc::new(AtomicBool::new(false));
+    let every = args.every;
+    let (failures, doubts) = (Arc::clone(&failed), Arc::clone(&suspect));
+    let rounds = job::watch(every, move || round(&args, &failures, &doubts))?;
+    let failed = failed.load(Ordering::Relaxed);
+    say(&format!("stopped after {rounds} rounds, {failed} failed"));
+    match (failed, suspect.load(Ordering::Relaxed)) {
+        (0, false) => Ok(Ending::Fine),
+        (0, true) => Ok(Ending::Suspect),
+        (n, _) => Err(anyhow::anyhow!("{n} of {rounds} rounds failed; their differences were kept")),
+    }
+}
+
+/// One round of `watch`; false if nobody reads the output any more.
+fn round(args: &Watch, failed: &AtomicU64, suspect: &AtomicBool) -> bool {
+    match make(&args.making, false, &()) {
+        Ok(outcome) => {
+            suspect.fetch_or(ending(&outcome) == Ending::Suspect, Ordering::Relaxed);
+            let printed =
+                if args.json { print_json_line(&Json::of(&outcome)) } else { print(&line(&outcome)) };
+            printed.unwrap_or(false)
+        }
+        Err(error) => {
+            failed.fetch_add(1, Ordering::Relaxed);
+            say(&output::explain(&error));
+            true
+        }
+    }
+}
+
+fn make(args: &Making, full: bool, show: &dyn Show) -> Result<Outcome> {
+    let device = BlockDevice::open(&args.device)?;
+    let wishes = Wishes {
+        full,
+        freeze: !args.no_freeze,
+        freeze_limit: args.freeze_limit,
+        compression: args.compression,
+        store_on_device: args.allow_store_on_device,
+        own_folders: vec![Places::from_env().state().to_owned()],
+    };
+    // before the repository is made: a refusal leaves nothing behind
+    job::place::judge(Some(device.dev), Some(Path::new(&args.repo)), &wishes)?;
+    let places = Places::from_env();
+    let mut epochs = Epochs::open(&places, &args.device)?;
+    let source = LiveDevice::open(&args.device)?;
+    let repo = Repository::open_or_create(&args.repo)?;
+    let subject = Subject {
+        ident: job::identify(&device),
+        number: Some(device.dev),
+        physical_block: device.physical_block,
+        granularity: epochs.state().granularity,
+        source: &source,
+        survey: &DeviceSurvey(args.device.clone()),
+    };
+    Ok(job::backup(&subject, &mut epochs, &repo, &wishes, show)?)
+}
+
+fn ending(outcome: &Outcome) -> Ending {
+    if outcome.manifest.is_suspect() { Ending::Suspect } else { Ending::Fine }
+}
+
+/// What `--json` prints: the manifest, and what only this run knows.
+#[derive(Serialize)]
+struct Json<'a> {
+    #[serde(flatten)]
+    manifest: &'a crate::format::Manifest,
+    why_full: Option<&'a str>,
+    seconds: f64,
+}
+
+impl<'a> Json<'a> {
+    fn of(outcome: &'a Outcome) -> Self {
+        Self {
+            manifest: &outcome.manifest,
+            why_full: outcome.why_full.as_deref(),
+            seconds: outcome.time.as_secs_f64(),
+        }
+    }
+}
+
+fn words(outcome: &Outcome) -> String {
+    let m = &outcome.manifest;
+    let why = outcome.why_full.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
+    let mut text = format!("{} point {}{why}\n", kind(m.kind), m.point);
+    let mut fact = |name: &str, value: String| text += &format!("  {name:<12} {value}\n");
+    if let Some(parent) = &m.parent {
+        fact("parent", parent.point.to_string());
+    }
+    let changed = if outcome.why_full.is_some() { "used" } else { "changed" };
+    fact(changed, bytes(m.totals.changed_bytes));
+    let passes = m.passes.len();
+    let rate = m.totals.copied_bytes as f64 / outcome.time.as_secs_f64().max(1e-3);
+    fact(
+        "copied",
+        format!(
+            "{} in {passes} {}, {} ({}/s)",
+            bytes(m.totals.copied_bytes),
+            if passes == 1 { "pass" } else { "passes" },
+            duration(outcome.time),
+            bytes(rate as u64)
+        ),
+    );
+    fact("stored", bytes(m.totals.stored_bytes));
+    let frozen = m.freeze_ms.map(|ms| format!(" for {ms} ms")).unwrap_or_default();
+    fact("consistency", format!("{}{frozen}", consistency(m.consistency)));
+    for reason in &m.suspect {
+        fact("suspect", reason.clone());
+    }
+    match (&m.suspect_handled, m.suspect.is_empty()) {
+        (Some(how), _) => fact("", how.clone()),
+        (None, false) => fact("", "the next backup compares everything".into()),
+        (None, true) => {}
+    }
+    for note in &m.notes {
+        fact("note", note.clone());
+    }
+    text
+}
+
+/// One line of `watch`.
+fn line(outcome: &Outcome) -> String {
+    let m = &outcome.manifest;
+    let frozen = m.freeze_ms.map(|ms| format!(" {ms} ms")).unwrap_or_default();
+    format!(
+        "{} {:<11} {}  {:>10} changed  {:>10} stored  {:>8}  {}{frozen}{}\n",
+        time(m.time_cut),
+        kind(m.kind),
+        m.point,
+        bytes(m.totals.changed_bytes),
+        bytes(m.totals.stored_bytes),
+        duration(outcome.time),
+        consistency(m.consistency),
+        if m.is_suspect() { "  SUSPECT" } else { "" }
+    )
+}
+
+impl Show for Bar {
+    fn begin(&self, what: &str, total: u64) {
+        self.begin(what, total);
+    }
+}
+

@@ -1,0 +1,46 @@
+//! The face to people: parses, calls one library function, prints, and maps the end to an exit code.
+//!
+//! What must stay true: standard output gets the result and nothing else; exit codes are 0 done, 1 failed, 2 wrong
+//! usage, 3 done but suspect or damaged.
+
+mod args;
+mod listing;
+mod making;
+mod output;
+mod progress;
+mod restoring;
+mod show;
+mod tracking;
+
+use anyhow::Result;
+use args::{Cli, Verb};
+use clap::Parser;
+use output::Ending;
+use std::process::ExitCode;
+
+/// The program.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    match run(cli) {
+        Ok(ending) => ending.into(),
+        Err(error) => {
+            output::say(&output::explain(&error));
+            output::code(&error)
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<Ending> {
+    match cli.verb {
+        Verb::Track(args) => tracking::track(&args),
+        Verb::Untrack(args) => tracking::untrack(&args),
+        Verb::Status(args) => tracking::status(&args),
+        Verb::Diff(args) => tracking::diff(&args),
+        Verb::Backup(args) => making::backup(&args),
+        Verb::Watch(args) => making::watch(args),
+        Verb::List(args) => listing::list(&args),
+        Verb::Check(args) => listing::check(&args),
+        Verb::Restore(args) => restoring::restore(&args),
+    }
+}

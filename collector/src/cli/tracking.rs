@@ -1,0 +1,250 @@
+//! `track`, `untrack`, `status` and `diff`.
+
+use super::args::{Diff, Status, Track, Untrack};
+use super::output::{Ending, print, print_json, say};
+use super::show::{Table, bytes, duration, time};
+use crate::block::Extent;
+use crate::diff::{self, Look};
+use crate::error::{Error, Kind};
+use crate::sys::device::BlockDevice;
+use crate::tracker::{self, DeviceState, Places, now_ms};
+use anyhow::Result;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Starts tracking; every device is tried, the first failure is the result.
+pub fn track(args: &Track) -> Result<Ending> {
+    let places = Places::from_env();
+    each(&args.devices, |device| {
+        let state = tracker::track(&places, device, args.granularity)?;
+        let areas = bytes(state.granularity.bytes());
+        print(&format!("tracking {}: {}, areas of {areas}\n", device.display(), bytes(state.identity.size)))?;
+        Ok(())
+    })
+}
+
+/// Stops tracking.
+pub fn untrack(args: &Untrack) -> Result<Ending> {
+    let places = Places::from_env();
+    each(&args.devices, |device| {
+        if !tracker::untrack(&places, device)? {
+            let text = format!("{} is not tracked", device.display());
+            return Err(Error::new(Kind::NotFound, text).hint("`blkdelta status` lists what is").into());
+        }
+        print(&format!("no longer tracking {}\n", device.display()))?;
+        Ok(())
+    })
+}
+
+/// Does `deed` for every device; reports all failures, and returns the last one as the result.
+fn each(devices: &[PathBuf], deed: impl Fn(&Path) -> Result<()>) -> Result<Ending> {
+    let mut failed = None;
+    for device in devices {
+        if let Err(error) = deed(device)
+            && let Some(earlier) = failed.replace(error)
+        {
+            say(&super::output::explain(&earlier));
+        }
+    }
+    failed.map_or(Ok(Ending::Fine), Err)
+}
+
+/// How far the tracking of a device can be trusted.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Health {
+    /// Our counters kept step with the kernel's.
+    Proven,
+    /// Nothing was written yet, so nothing could be compared.
+    Unproven,
+    /// See the reasons.
+    Suspect,
+}
+
+/// One device of `status`.
+#[derive(Serialize)]
+struct Row {
+    device: PathBuf,
+    size: u64,
+    granularity: u64,
+    session: String,
+    tracked_since_unix_ms: u64,
+    difference_since_unix_ms: u64,
+    changed_bytes: u64,
+    changed_extents: usize,
+    health: Health,
+    suspect: Vec<String>,
+    base_repository: Option<String>,
+    base_point: Option<String>,
+    sealed_epochs: usize,
+    running_epoch: u64,
+    memory_bytes: u64,
+    programs: Vec<Program>,
+}
+
+/// A program in the kernel.
+#[derive(Serialize)]
+struct Program {
+    name: String,
+    skipped: u64,
+    runs: u64,
+    nanoseconds: u64,
+    trouble: Option<String>,
+}
+
+impl Row {
+    fn of(look: Look) -> Self {
+        let Look { difference, state, reading, .. } = look;
+        let seen = reading.kernel > state.baseline.kernel_at_start;
+        let health = match (difference.suspect.is_empty(), seen) {
+            (false, _) => Health::Suspect,
+            (true, true) => Health::Proven,
+            (true, false) => Health::Unproven,
+        };
+        let bitmaps = state.sealed.len() as u64 + 1;
+        let program = |p: tracker::ProgramHealth| Program {
+            name: p.program,
+            skipped: p.skipped,
+            runs: p.runs,
+            nanoseconds: p.nanoseconds,
+            trouble: p.trouble,
+        };
+        Self {
+            size: state.identity.size,
+            granularity: state.granularity.bytes(),
+            tracked_since_unix_ms: state.since_ms,
+            difference_since_unix_ms: difference.since_ms,
+            changed_bytes: difference.extents.total(),
+            changed_extents: difference.extents.len(),
+            health,
+            suspect: difference.suspect,
+            base_repository: state.base.as_ref().map(|b| b.repo.clone()),
+            base_point: state.base.as_ref().map(|b| b.point.clone()),
+            sealed_epochs: state.sealed.len(),
+            running_epoch: state.epoch,
+            memory_bytes: bitmaps * state.granularity.words(state.identity.size) * 8,
+            programs: reading.programs.into_iter().map(program).collect(),
+            device: state.path,
+            session: state.session,
+        }
+    }
+}
+
+/// What is tracked. Exit code 3 if a device is suspect, or tracked no more.
+pub fn status(args: &Status) -> Result<Ending> {
+    let places = Places::from_env();
+    let devices = match args.devices.is_empty() {
+        true => DeviceState::all(&places)?.into_iter().map(|s| s.path).collect(),
+        false => args.devices.clone(),
+    };
+    let mut rows = Vec::new();
+    let mut lost = Vec::new();
+    for device in devices {
+        match diff::look(&places, &device) {
+            Ok(look) => rows.push(Row::of(look)),
+            // one asked for by name must be there; of all, the others are still worth showing
+            Err(error) if !args.devices.is_empty() => return Err(error.into()),
+            Err(error) => lost.push(error),
+        }
+    }
+    if args.json {
+        print_json(&rows)?;
+    } else if rows.is_empty() && lost.is_empty() {
+        print("nothing is tracked\n")?;
+    } else {
+        print(&words(&rows))?;
+    }
+    let suspect = !lost.is_empty() || rows.iter().any(|r| r.health == Health::Suspect);
+    for error in lost {
+        say(&super::output::explain(&error.into()));
+    }
+    Ok(if suspect { Ending::Suspect } else { Ending::Fine })
+}
+
+fn words(rows: &[Row]) -> String {
+    let headings =
+        ["device", ">size", ">area", "tracked since (UTC)", ">changed", "for", "health", ">memory", "base point"];
+    let mut table = Table::new(&headings);
+    let mut reasons = String::new();
+    for row in rows {
+        let age = now_ms().saturating_sub(row.difference_since_unix_ms);
+        table.row([
+            row.device.display().to_string(),
+            bytes(row.size),
+            bytes(row.granularity),
+            time(row.tracked_since_unix_ms),
+            bytes(row.changed_bytes),
+            duration(Duration::from_millis(age)),
+            health(row.health).to_owned(),
+            bytes(row.memory_bytes),
+            row.base_point.clone().unwrap_or_else(|| "-".into()),
+        ]);
+        for reason in &row.suspect {
+            reasons += &format!("{}: {reason}\n", row.device.display());
+        }
+    }
+    format!("{table}{reasons}")
+}
+
+fn health(health: Health) -> &'static str {
+    match health {
+        Health::Proven => "proven",
+        Health::Unproven => "unproven (no write seen yet)",
+        Health::Suspect => "SUSPECT",
+    }
+}
+
+/// A difference list for programs.
+#[derive(Serialize)]
+struct List<'a> {
+    device: PathBuf,
+    size: u64,
+    granularity: u64,
+    since_unix_ms: u64,
+    base_point: Option<&'a str>,
+    suspect: &'a [String],
+    total_bytes: u64,
+    total_extents: usize,
+    extents: Vec<Extent>,
+}
+
+/// The current difference list.
+pub fn diff(args: &Diff) -> Result<Ending> {
+    let Look { difference, state, .. } = diff::look(&Places::from_env(), &args.device)?;
+    if args.json {
+        print_json(&List {
+            device: args.device.clone(),
+            size: state.identity.size,
+            granularity: state.granularity.bytes(),
+            since_unix_ms: difference.since_ms,
+            base_point: state.base.as_ref().map(|b| b.point.as_str()),
+            suspect: &difference.suspect,
+            total_bytes: difference.extents.total(),
+            total_extents: difference.extents.len(),
+            extents: difference.extents.iter().copied().collect(),
+        })?;
+    } else {
+        let mut text = Table::new(&[">offset", ">length"]);
+        for extent in &difference.extents {
+            text.row([extent.offset.to_string(), extent.length.to_string()]);
+        }
+        let (extents, total) = (difference.extents.len(), bytes(difference.extents.total()));
+        print(&format!("{text}{extents} extents, {total} since {} UTC\n", time(difference.since_ms)))?;
+        for reason in &difference.suspect {
+            say(&format!("suspect: {reason}"));
+        }
+    }
+    Ok(if difference.suspect.is_empty() { Ending::Fine } else { Ending::Suspect })
+}
+
+/// `target` is a tracked device, holds one, or lies on one.
+pub fn is_tracked(target: &Path) -> Result<bool> {
+    let Ok(device) = BlockDevice::open(target) else { return Ok(false) };
+    let whole = device.partition.is_none();
+    let same = |s: &DeviceState| {
+        let its_disk = s.identity.dev == s.identity.disk;
+        s.identity.dev == device.dev || s.identity.disk == device.disk && (whole || its_disk)
+    };
+    Ok(DeviceState::all(&Places::from_env())?.iter().any(same))
+}

@@ -1,0 +1,241 @@
+//! One backup, from lock to retired epochs.
+
+use super::ground::Ground;
+use super::passes::{Pace, Passes, unix_ms};
+use super::still::Still;
+use super::{Ledger, Show, place};
+use crate::block::{ExtentSet, Granularity};
+use crate::copy::How;
+use crate::diff::Difference;
+use crate::error::{Error, Kind, Result};
+use crate::format::{Compression, Consistency, DeviceIdent, EpochRange, Geometry, Manifest};
+use crate::repository::{FinishInfo, NewPoint, Repository};
+use crate::source::Source;
+use crate::sys::failpoint;
+use crate::tracker::Base;
+use crate::usage::{Mounted, Usage, filesystems, used_areas};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// What is backed up.
+pub struct Subject<'a> {
+    /// Which device it is.
+    pub ident: DeviceIdent,
+    /// The kernel's number of it, if it is a device.
+    pub number: Option<u32>,
+    /// Bytes of a physical block.
+    pub physical_block: u32,
+    /// What one bit of the tracking stands for.
+    pub granularity: Granularity,
+    /// Where to read it.
+    pub source: &'a dyn Source,
+    /// Where to ask what is on it.
+    pub survey: &'a dyn Survey,
+}
+
+/// What is on a device.
+pub trait Survey {
+    /// Its used areas; flushes its file systems.
+    ///
+    /// # Errors
+    /// If it cannot be examined.
+    fn used(&self) -> Result<Usage>;
+
+    /// Its mounted file systems.
+    ///
+    /// # Errors
+    /// If it cannot be examined.
+    fn filesystems(&self) -> Result<Vec<Mounted>>;
+}
+
+/// The survey of a block device.
+pub struct DeviceSurvey(pub PathBuf);
+
+impl Survey for DeviceSurvey {
+    fn used(&self) -> Result<Usage> {
+        used_areas(&self.0)
+    }
+
+    fn filesystems(&self) -> Result<Vec<Mounted>> {
+        filesystems(&self.0)
+    }
+}
+
+impl Subject<'_> {
+    pub(super) fn geometry(&self) -> Geometry {
+        Geometry {
+            size: self.source.size(),
+            logical_block: self.source.logical_block(),
+            physical_block: self.physical_block,
+        }
+    }
+}
+
+/// How a backup is wanted.
+#[derive(Clone, Debug)]
+pub struct Wishes {
+    /// Copy all used areas.
+    pub full: bool,
+    /// File systems may be frozen.
+    pub freeze: bool,
+    /// Not longer than this.
+    pub freeze_limit: Duration,
+    /// How frames are stored.
+    pub compression: Compression,
+    /// The repository may lie on the device.
+    pub store_on_device: bool,
+    /// Folders this process writes to besides the repository; a device that holds one is never frozen.
+    pub own_folders: Vec<PathBuf>,
+}
+
+impl Default for Wishes {
+    fn default() -> Self {
+        Self {
+            full: false,
+            freeze: true,
+            freeze_limit: Duration::from_secs(10),
+            compression: Compression::default(),
+            store_on_device: false,
+            own_folders: Vec::new(),
+        }
+    }
+}
+
+/// What a backup made.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The point.
+    pub manifest: Manifest,
+    /// Why it is a full one, if it is.
+    pub why_full: Option<String>,
+    /// How long it took.
+    pub time: Duration,
+}
+
+/// Makes a point of `subject` in `repo` and retires the epochs it holds.
+///
+/// # Errors
+/// Any failure; the epochs are then all still pending, and the next difference holds them.
+pub fn backup(
+    subject: &Subject<'_>,
+    ledger: &mut dyn Ledger,
+    repo: &Repository,
+    wishes: &Wishes,
+    show: &dyn Show,
+) -> Result<Outcome> {
+    let (began, time_start) = (Instant::now(), unix_ms());
+    let place = place::judge(subject.number, repo.local_path(), wishes)?;
+    let lock = repo.lock(&subject.ident.id)?;
+    let ground = Ground::choose(subject, ledger, repo, wishes);
+    let cut = ledger.cut()?;
+    failpoint("job.after-cut")?;
+    let pending = ledger.pending()?;
+    if !cut.extents.subtract(&pending.extents).is_empty() {
+        return Err(Error::new(Kind::Bug, "an epoch just sealed is not pending"));
+    }
+    let new = NewPoint {
+        device: subject.ident.clone(),
+        parent: ground.point(),
+        geometry: subject.geometry(),
+        granularity: subject.granularity,
+        session: Some(ledger.session().to_owned()),
+        time_start,
+    };
+    let mut passes = Passes {
+        subject,
+        writer: repo.begin(&lock, new)?,
+        ledger,
+        how: How::new(wishes.compression),
+        show,
+        stats: Vec::new(),
+        changed: ExtentSet::new(),
+        epochs: EpochRange { first: pending.epochs.0, last: cut.epoch },
+        time_cut: unix_ms(),
+        doubt: None,
+        notes: place.notes,
+        own_folders: own_folders(repo, wishes),
+        pace: Pace::new(dirty_rate(&pending)),
+    };
+    passes.notes.extend(lock.taken_over().map(ToOwned::to_owned));
+    first_pass(&mut passes, &ground, &pending)?;
+    let mounted = subject.survey.filesystems()?;
+    let still = passes.come_to_rest(&mounted, wishes, wishes.freeze && place.may_freeze)?;
+    let manifest = publish(passes, repo, &ground, &pending, still)?;
+    let why_full = if let Ground::Full(why) = ground { Some(why) } else { None };
+    Ok(Outcome { manifest, why_full, time: began.elapsed() })
+}
+
+/// The pass that makes the point whole: everything used, everything that differs, or everything pending.
+fn first_pass(passes: &mut Passes<'_>, ground: &Ground, pending: &Difference) -> Result<()> {
+    passes.changed = pending.extents.clone();
+    match ground {
+        Ground::Full(_) => {
+            let usage = passes.subject.survey.used()?;
+            passes.notes.extend(usage.whole_reason.iter().map(|why| format!("counted as used: {why}")));
+            passes.changed = usage.used.union(&pending.extents);
+            passes.first("full", &passes.changed.clone(), None)
+        }
+        Ground::On(chain) if !pending.suspect.is_empty() => {
+            let usage = passes.subject.survey.used()?;
+            passes.first("comparing", &usage.used.union(&pending.extents), Some(chain))
+        }
+        Ground::On(_) => passes.first("changed", &pending.extents, None),
+    }
+}
+
+/// Finishes the point and, once it is durable, forgets the epochs it holds.
+fn publish(
+    passes: Passes<'_>,
+    repo: &Repository,
+    ground: &Ground,
+    pending: &Difference,
+    still: Still,
+) -> Result<Manifest> {
+    let handled = match ground {
+        Ground::Full(_) => "everything used was copied",
+        Ground::On(_) => "everything used was compared with the parent by hash",
+    };
+    let upto = passes.forgettable();
+    let doubted = passes.doubt.is_some();
+    let mut suspect = pending.suspect.clone();
+    suspect.extend(passes.doubt.into_iter().flat_map(|(_, why)| why));
+    let consistency = match still {
+        _ if doubted => Consistency::Fuzzy,
+        Still::Frozen(_) => Consistency::FileSystemFrozen,
+        Still::Quiet => Consistency::Crash,
+        Still::Moving => Consistency::Fuzzy,
+    };
+    let info = FinishInfo {
+        time_cut: passes.time_cut,
+        epochs: Some(passes.epochs),
+        consistency,
+        suspect_handled: (!suspect.is_empty() && !doubted).then(|| handled.to_owned()),
+        suspect,
+        notes: passes.notes,
+        passes: passes.stats,
+        freeze_ms: if let Still::Frozen(time) = still { Some(time.as_millis() as u64) } else { None },
+        changed_bytes: passes.changed.total(),
+    };
+    failpoint("job.before-finish")?;
+    let manifest = passes.writer.finish(info)?;
+    failpoint("job.before-retire")?;
+    let base = Base { repo: repo.uuid().to_string(), point: manifest.point.to_string() };
+    passes.ledger.retire(upto, base).map_err(|e| {
+        let text = format!("point {} is stored, but its epochs could not be retired", manifest.point);
+        e.within(text).hint("nothing is lost: the next backup copies the same areas again")
+    })?;
+    failpoint("job.after-retire")?;
+    Ok(manifest)
+}
+
+/// The folders we write to meanwhile: none may be on a file system that is frozen.
+fn own_folders(repo: &Repository, wishes: &Wishes) -> Vec<PathBuf> {
+    let store = repo.local_path().map(ToOwned::to_owned);
+    wishes.own_folders.iter().cloned().chain(store).filter(|folder| folder.exists()).collect()
+}
+
+/// Bytes changed per second over the pending time.
+fn dirty_rate(pending: &Difference) -> f64 {
+    let seconds = unix_ms().saturating_sub(pending.since_ms).max(1) as f64 / 1000.0;
+    pending.extents.total() as f64 / seconds
+}

@@ -1,0 +1,299 @@
+//! Looking for damage: everything that is wrong, with the points it harms, never only the first thing.
+
+use super::index::IndexReader;
+use super::points::words;
+use super::{PointState, Repository, keys};
+use crate::error::{Kind, Result};
+use crate::format::{
+    Blake3, CELL, MAX_SEGMENT, Manifest, Piece, PieceContent, PointId, SegmentId, SegmentRef, SegmentTable,
+    damaged, decode_frame,
+};
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+/// Frame tables kept while pieces are compared with them.
+const TABLES: usize = 32;
+
+/// What `check` found.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    /// Everything that is wrong.
+    pub damages: Vec<Damage>,
+    /// Points looked at.
+    pub points: u64,
+    /// Segments looked at.
+    pub segments: u64,
+    /// Pieces of indexes looked at.
+    pub pieces: u64,
+    /// Frames decoded and compared with their hash.
+    pub frames: u64,
+    /// Bytes of segments and indexes read whole.
+    pub bytes_read: u64,
+    /// Segments that no readable index names: left by failed backups. No damage.
+    pub unreferenced: u64,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, Serialize)]
+pub struct Damage {
+    /// The object's key.
+    pub object: String,
+    /// What is wrong with it.
+    pub what: String,
+    /// The points that cannot be restored as they were because of it, also those on top of them.
+    pub points: Vec<PointId>,
+}
+
+/// Looks at everything a restore needs: the structure, or with `read_data` every stored byte. `progress` is told
+/// bytes done and bytes to do.
+///
+/// # Errors
+/// Only if the store itself fails; what is wrong with its content is in the report.
+pub fn check(repo: &Repository, read_data: bool, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
+    let mut check = Check { repo, found: BTreeMap::new(), users: HashMap::new(), report: Report::default() };
+    let points = check.points()?;
+    let mut indexes = Vec::new();
+    for manifest in &points {
+        if let Some(index) = check.index(manifest, read_data)? {
+            indexes.push((manifest.point, index));
+        }
+    }
+    check.segments(read_data, progress)?;
+    if read_data {
+        for (point, index) in &indexes {
+            check.compare(*point, index)?;
+        }
+    }
+    check.spread(&points);
+    let mut report = check.report;
+    report.damages = check
+        .found
+        .into_iter()
+        .map(|((object, what), points)| Damage { object, what, points: points.into_iter().collect() })
+        .collect();
+    Ok(report)
+}
+
+struct Check<'a> {
+    repo: &'a Repository,
+    /// Damage by object and words, with the points it harms directly.
+    found: BTreeMap<(String, String), BTreeSet<PointId>>,
+    /// What indexes say of each segment, and whose they are.
+    users: HashMap<SegmentId, (SegmentRef, BTreeSet<PointId>)>,
+    report: Report,
+}
+
+impl Check<'_> {
+    fn damage(&mut self, object: &str, what: impl Into<String>, points: impl IntoIterator<Item = PointId>) {
+        self.found.entry((object.to_owned(), what.into())).or_default().extend(points);
+    }
+
+    /// `Ok` unless the store itself failed.
+    fn judge<T>(&mut self, object: &str, points: &[PointId], outcome: Result<T>) -> Result<Option<T>> {
+        match outcome {
+            Ok(value) => Ok(Some(value)),
+            Err(e) => match e.kind() {
+                Kind::Damaged | Kind::Incompatible | Kind::NotFound | Kind::Io => {
+                    self.damage(object, words(&e), points.iter().copied());
+                    Ok(None)
+                }
+                _ => Err(e),
+            },
+        }
+    }
+
+    /// Every manifest and its parent.
+    fn points(&mut self) -> Result<Vec<Manifest>> {
+        let mut good = Vec::new();
+        for entry in self.repo.points()? {
+            self.report.points += 1;
+            let key = keys::manifest(&entry.device, entry.id);
+            match entry.state {
+                PointState::Damaged(what) => self.damage(&key, what, [entry.id]),
+                PointState::Good { manifest, .. } => {
+                    let parent = self.repo.parent_of(&manifest);
+                    self.judge(&key, &[entry.id], parent)?;
+                    good.push(*manifest);
+                }
+            }
+        }
+        for (key, _) in self.repo.store().list("bak")? {
+            if keys::parse_manifest(&key).is_none() {
+                self.damage(&key, "not an object of a repository", []);
+            }
+        }
+        Ok(good)
+    }
+
+    /// An index: footer, every chunk, every piece inside its segment; with `whole`, the hash of all its bytes.
+    fn index(&mut self, manifest: &Manifest, whole: bool) -> Result<Option<IndexReader>> {
+        let key = keys::index(&manifest.device.id, manifest.point);
+        let points = [manifest.point];
+        let opened = self.repo.index(manifest);
+        let Some(index) = self.judge(&key, &points, opened)? else { return Ok(None) };
+        for segment in index.segments() {
+            let (told, users) = self.users.entry(segment.id).or_insert((*segment, BTreeSet::new()));
+            users.insert(manifest.point);
+            if told != segment {
+                self.damage(&key, format!("says other than another index of segment {}", segment.id), points);
+            }
+        }
+        let mut sums = (0, 0);
+        for piece in index.pieces() {
+            let Some(piece) = self.judge(&key, &points, piece)? else { return Ok(None) };
+            sums = (sums.0 + 1, sums.1 + piece.extent.length);
+        }
+        self.report.pieces += sums.0;
+        if sums != (manifest.index.pieces, manifest.totals.covered_bytes) {
+            self.damage(&key, "has other pieces than its manifest counts", points);
+        }
+        if whole {
+            let hash = self.hash_object(&key, manifest.index.len);
+            let hash = self.judge(&key, &points, hash)?;
+            if hash.is_some_and(|hash| hash != manifest.index.hash) {
+                self.damage(&key, "its bytes are not those its manifest was written for", points);
+            }
+        }
+        Ok(Some(index))
+    }
+
+    fn hash_object(&mut self, key: &str, len: u64) -> Result<Blake3> {
+        let mut hasher = blake3::Hasher::new();
+        let mut at = 0;
+        while at < len {
+            let part = (len - at).min(8 << 20);
+            hasher.update(&self.repo.store().get_range(key, at, part)?);
+            at += part;
+        }
+        self.report.bytes_read += len;
+        Ok(Blake3(*hasher.finalize().as_bytes()))
+    }
+
+    /// Every named segment is there, with its length; with `read_data`, all its bytes and frames.
+    fn segments(&mut self, read_data: bool, progress: &mut dyn FnMut(u64, u64)) -> Result<()> {
+        let mut there: HashMap<SegmentId, u64> = HashMap::new();
+        for (key, len) in self.repo.store().list("seg")? {
+            match keys::parse_segment(&key) {
+                Some(id) => drop(there.insert(id, len)),
+                None => self.damage(&key, "not an object of a repository", []),
+            }
+        }
+        let mut named: Vec<_> = self.users.values().cloned().collect();
+        named.sort_unstable_by_key(|(s, _)| s.id);
+        let total: u64 = named.iter().map(|(s, _)| s.len).sum();
+        let mut done = 0;
+        for (segment, users) in named {
+            let key = keys::segment(segment.id);
+            let users: Vec<PointId> = users.into_iter().collect();
+            self.report.segments += 1;
+            match there.remove(&segment.id) {
+                None => self.damage(&key, "missing", users),
+                Some(len) if len != segment.len => {
+                    self.damage(&key, format!("{len} bytes long, not {}", segment.len), users);
+                }
+                Some(_) if read_data => self.read_segment(&key, &segment, &users)?,
+                Some(_) => {}
+            }
+            done += segment.len;
+            progress(done, total);
+        }
+        self.report.unreferenced = there.len() as u64;
+        Ok(())
+    }
+
+    /// Every byte of a segment: hash of the whole, footer, each frame.
+    fn read_segment(&mut self, key: &str, segment: &SegmentRef, users: &[PointId]) -> Result<()> {
+        let bytes = self.repo.store().get(key, MAX_SEGMENT);
+        let Some(bytes) = self.judge(key, users, bytes)? else { return Ok(()) };
+        self.report.bytes_read += bytes.len() as u64;
+        if Blake3::of(&bytes) != segment.hash {
+            self.damage(
+                key,
+                "its bytes are not those its index was written for (hash)",
+                users.iter().copied(),
+            );
+        }
+        let table = SegmentTable::decode(self.repo.uuid(), segment.id, &bytes);
+        let Some(table) = self.judge(key, users, table)? else { return Ok(()) };
+        let mut raw = vec![0; CELL as usize];
+        for frame in &table.frames {
+            let at = frame.offset as usize;
+            let stored = bytes.get(at..at + frame.meta.stored_len as usize).unwrap_or_default();
+            let content = raw.get_mut(..frame.meta.extent.length as usize).unwrap_or_default();
+            let decoded = decode_frame(&frame.meta, stored, content);
+            self.report.frames += 1;
+            self.judge(key, users, decoded)?;
+        }
+        Ok(())
+    }
+
+    /// Every piece of an index shows a frame that its segment's own table knows, in the same words.
+    fn compare(&mut self, point: PointId, index: &IndexReader) -> Result<()> {
+        let mut tables = Tables { repo: self.repo, kept: VecDeque::new() };
+        for piece in index.pieces() {
+            // unreadable parts of the index are in the report already
+            let Ok(piece) = piece else { return Ok(()) };
+            let PieceContent::Stored(f) = piece.content else { continue };
+            let Some(segment) = index.segments().get(f.segment as usize) else { continue };
+            if !tables.knows(segment, &piece)? {
+                let what = format!("piece at {} is not in segment {}", piece.extent.offset, segment.id);
+                self.damage(index.key(), what, [point]);
+            }
+        }
+        Ok(())
+    }
+
+    /// A point is harmed by what harms any point below it.
+    fn spread(&mut self, points: &[Manifest]) {
+        // parents come before their children
+        for harmed in self.found.values_mut() {
+            for manifest in points {
+                if manifest.parent.is_some_and(|p| harmed.contains(&p.point)) {
+                    harmed.insert(manifest.point);
+                }
+            }
+        }
+    }
+}
+
+/// The frame tables of the segments used last.
+struct Tables<'a> {
+    repo: &'a Repository,
+    kept: VecDeque<(SegmentId, Option<SegmentTable>)>,
+}
+
+impl Tables<'_> {
+    fn knows(&mut self, segment: &SegmentRef, piece: &Piece) -> Result<bool> {
+        let at = match self.kept.iter().position(|(id, _)| *id == segment.id) {
+            Some(at) => at,
+            None => {
+                let table = match self.load(segment) {
+                    Ok(table) => Some(table),
+                    // the segment's own damage is in the report already
+                    Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound | Kind::Incompatible) => None,
+                    Err(e) => return Err(e),
+                };
+                self.kept.truncate(TABLES - 1);
+                self.kept.push_front((segment.id, table));
+                0
+            }
+        };
+        let Some((_, Some(table))) = self.kept.get(at) else { return Ok(true) };
+        let PieceContent::Stored(f) = piece.content else { return Ok(true) };
+        Ok(table.at(f.offset).is_some_and(|frame| frame.meta == piece.frame()))
+    }
+
+    fn load(&self, segment: &SegmentRef) -> Result<SegmentTable> {
+        use crate::format::{ObjectKind, TRAILER_LEN, Trailer};
+        let key = keys::segment(segment.id);
+        let store = self.repo.store();
+        let last = segment.len.checked_sub(TRAILER_LEN as u64).ok_or_else(|| damaged("segment too short"))?;
+        let trailer = Trailer::decode(
+            ObjectKind::Segment,
+            &store.get_range(&key, last, TRAILER_LEN as u64)?,
+            segment.len,
+        )?;
+        let footer = store.get_range(&key, trailer.footer_at, trailer.footer_len)?;
+        SegmentTable::decode_footer(&trailer, &footer)
+    }
+}

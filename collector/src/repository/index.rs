@@ -1,0 +1,230 @@
+//! Writing and reading an index as a stream: one chunk in memory at a time.
+
+use super::overlay::PieceStream;
+use super::store::{ObjectStream, Store};
+use super::{keys, lost};
+use crate::block::{BLOCK, Extent};
+use crate::error::{Error, Kind, Result};
+use crate::format::{
+    Blake3, ChunkEntry, HEADER_LEN, Header, IndexFooter, IndexRef, Manifest, ObjectKind, PIECES_PER_CHUNK,
+    Piece, PieceContent, PointId, RepositoryId, SegmentRef, TRAILER_LEN, Trailer, damaged, decode_chunk,
+    encode_chunk,
+};
+use crate::sys::failpoint;
+use std::sync::Arc;
+
+/// An index longer than this goes to the store in parts of this length.
+const PART: usize = 8 << 20;
+
+/// Writes an index from ascending pieces.
+pub(super) struct IndexWriter {
+    store: Arc<Store>,
+    key: String,
+    stream: Option<ObjectStream>,
+    buffer: Vec<u8>,
+    hasher: blake3::Hasher,
+    written: u64,
+    pending: Vec<Piece>,
+    chunks: Vec<ChunkEntry>,
+    pieces: u64,
+    covered: u64,
+}
+
+impl IndexWriter {
+    pub fn new(store: &Arc<Store>, repository: RepositoryId, key: String, point: PointId) -> Self {
+        let header =
+            Header { kind: ObjectKind::Index, compatible: 0, repository, id: point.to_bytes() }.encode();
+        let mut writer = Self {
+            store: Arc::clone(store),
+            key,
+            stream: None,
+            buffer: Vec::new(),
+            hasher: blake3::Hasher::new(),
+            written: 0,
+            pending: Vec::new(),
+            chunks: Vec::new(),
+            pieces: 0,
+            covered: 0,
+        };
+        writer.append(&header);
+        writer
+    }
+
+    fn append(&mut self, bytes: &[u8]) {
+        self.hasher.update(bytes);
+        self.buffer.extend_from_slice(bytes);
+        self.written += bytes.len() as u64;
+    }
+
+    /// Appends a piece; zeros that touch become one.
+    pub fn push(&mut self, piece: Piece) -> Result<()> {
+        self.covered += piece.extent.length;
+        if let Some(last) = self.pending.last_mut() {
+            let zeros = last.content == PieceContent::Zero && piece.content == PieceContent::Zero;
+            if zeros && last.extent.end() == piece.extent.offset {
+                last.extent.length += piece.extent.length;
+                return Ok(());
+            }
+        }
+        if self.pending.len() >= PIECES_PER_CHUNK {
+            self.flush()?;
+        }
+        self.pending.push(piece);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let (Some(first), Some(last)) = (self.pending.first(), self.pending.last()) else { return Ok(()) };
+        let bytes = encode_chunk(&self.pending)?;
+        self.chunks.push(ChunkEntry {
+            extent: Extent::between(first.extent.offset, last.extent.end()),
+            at: self.written,
+            len: bytes.len() as u32,
+            pieces: self.pending.len() as u32,
+            hash: xxhash_rust::xxh3::xxh3_128(&bytes),
+        });
+        self.pieces += self.pending.len() as u64;
+        self.pending.clear();
+        self.append(&bytes);
+        while self.buffer.len() >= PART {
+            let rest = self.buffer.split_off(PART);
+            self.part(rest)?;
+        }
+        Ok(())
+    }
+
+    /// Sends the buffer; `rest` is the next one.
+    fn part(&mut self, rest: Vec<u8>) -> Result<()> {
+        let part = std::mem::replace(&mut self.buffer, rest);
+        if self.stream.is_none() {
+            self.stream = Some(self.store.stream(&self.key)?);
+        }
+        self.stream.as_mut().map_or(Ok(()), |stream| stream.part(part))
+    }
+
+    /// Makes the index durable. Gives back what the manifest says of it, and the bytes it covers.
+    pub fn finish(mut self, segments: Vec<SegmentRef>) -> Result<(IndexRef, u64)> {
+        self.flush()?;
+        let footer = IndexFooter { segments, chunks: std::mem::take(&mut self.chunks) };
+        let (chunks, segments) = (footer.chunks.len() as u64, footer.segments.len() as u64);
+        let footer = footer.encode()?;
+        let trailer = Trailer::of(self.written, &footer, chunks).encode(ObjectKind::Index);
+        self.append(&footer);
+        self.append(&trailer);
+        let hash = Blake3(*self.hasher.finalize().as_bytes());
+        failpoint("repo.index.put")?;
+        if self.stream.is_some() {
+            self.part(Vec::new())?;
+            self.stream.take().map_or(Ok(()), ObjectStream::complete)?;
+        } else {
+            self.store.put_new(&self.key, std::mem::take(&mut self.buffer).into())?;
+        }
+        failpoint("repo.index.stored")?;
+        let index = IndexRef {
+            len: self.written,
+            hash,
+            footer: Blake3::of(&footer),
+            chunks,
+            pieces: self.pieces,
+            segments,
+        };
+        Ok((index, self.covered))
+    }
+}
+
+/// An index whose footer was read and checked.
+#[derive(Clone)]
+pub(crate) struct IndexReader {
+    store: Arc<Store>,
+    key: String,
+    size: u64,
+    footer: Arc<IndexFooter>,
+}
+
+impl IndexReader {
+    /// Opens the index of `manifest` and checks that it is that one.
+    pub(super) fn open(store: &Arc<Store>, manifest: &Manifest) -> Result<Self> {
+        let key = keys::index(&manifest.device.id, manifest.point);
+        let opened = Self::footer(store, &key, manifest);
+        let footer = opened.map_err(|e| lost(e).within(format!("open index {key}")))?;
+        let (store, footer) = (Arc::clone(store), Arc::new(footer));
+        Ok(Self { store, key, size: manifest.geometry.size, footer })
+    }
+
+    fn footer(store: &Store, key: &str, manifest: &Manifest) -> Result<IndexFooter> {
+        let told = &manifest.index;
+        let len = store.len(key)?;
+        if len != told.len || len < (HEADER_LEN + TRAILER_LEN) as u64 {
+            return Err(damaged(format!("{len} bytes long, its manifest says {}", told.len)));
+        }
+        let header = store.get_range(key, 0, HEADER_LEN as u64)?;
+        Header::decode(ObjectKind::Index, &header)?.expect(manifest.repository, manifest.point.to_bytes())?;
+        let last = store.get_range(key, len - TRAILER_LEN as u64, TRAILER_LEN as u64)?;
+        let trailer = Trailer::decode(ObjectKind::Index, &last, len)?;
+        let bytes = store.get_range(key, trailer.footer_at, trailer.footer_len)?;
+        if Blake3::of(&bytes) != told.footer {
+            return Err(damaged("another footer than its manifest says"));
+        }
+        let footer = IndexFooter::decode(&trailer, &bytes)?;
+        if footer.chunks.len() as u64 != told.chunks || footer.segments.len() as u64 != told.segments {
+            return Err(damaged("its manifest counts other chunks or segments"));
+        }
+        Ok(footer)
+    }
+
+    /// The segments its pieces name.
+    pub(crate) fn segments(&self) -> &[SegmentRef] {
+        &self.footer.segments
+    }
+
+    /// The object's key.
+    pub(super) fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// The pieces by address, each checked; one chunk in memory at a time.
+    pub(crate) fn pieces(&self) -> PieceStream {
+        let this = self.clone();
+        let mut end = 0;
+        Box::new((0..self.footer.chunks.len()).flat_map(move |n| {
+            let chunk = this.chunk(n).and_then(|pieces| this.check(&mut end, n, &pieces).map(|()| pieces));
+            let chunk = chunk.map_err(|e| lost(e).within(format!("read index {}", this.key)));
+            let (pieces, failure) = chunk.map_or_else(|e| (Vec::new(), Some(Err(e))), |p| (p, None));
+            pieces.into_iter().map(Ok).chain(failure)
+        }))
+    }
+
+    fn chunk(&self, n: usize) -> Result<Vec<Piece>> {
+        let entry = self.footer.chunks.get(n).ok_or_else(|| Error::new(Kind::Bug, "no such chunk"))?;
+        let bytes = self.store.get_range(&self.key, entry.at, u64::from(entry.len))?;
+        entry.check(&bytes)?;
+        decode_chunk(&bytes, entry.pieces as usize)
+    }
+
+    fn check(&self, end: &mut u64, n: usize, pieces: &[Piece]) -> Result<()> {
+        let (Some(first), Some(last)) = (pieces.first(), pieces.last()) else {
+            return Err(damaged("chunk without pieces"));
+        };
+        let reach = Extent::between(first.extent.offset, last.extent.end());
+        if self.footer.chunks.get(n).is_none_or(|entry| entry.extent != reach) {
+            return Err(damaged("a chunk's pieces reach elsewhere than its footer says"));
+        }
+        for piece in pieces {
+            let extent = piece.extent;
+            let whole = extent.offset % BLOCK == 0
+                && (extent.end() == self.size || extent.end() < self.size && extent.end() % BLOCK == 0);
+            if extent.offset < *end || !whole {
+                return Err(damaged(format!("piece at {}: out of order or off the grid", extent.offset)));
+            }
+            *end = extent.end();
+            let PieceContent::Stored(f) = piece.content else { continue };
+            let room = self.footer.segments.get(f.segment as usize).map(|s| s.len);
+            let stored = u64::from(f.offset)..u64::from(f.offset) + u64::from(f.stored_len);
+            let footer = room.map(|len| len.saturating_sub(TRAILER_LEN as u64));
+            if stored.start < HEADER_LEN as u64 || footer.is_none_or(|footer| stored.end > footer) {
+                return Err(damaged(format!("piece at {}: outside its segment", extent.offset)));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,205 @@
+//! Making and opening a repository.
+
+use super::index::IndexReader;
+use super::store::{FOLDERS, Store};
+use super::{keys, tool, unix_millis};
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::{CELL, MAX_ENVELOPE, Manifest, RepositoryConfig, RepositoryId};
+use crate::sys::{failpoint, sync_folder};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// An open repository; clones share it. Every call blocks; it may be made from any thread, also inside an
+/// async runtime.
+#[derive(Clone)]
+pub struct Repository {
+    store: Arc<Store>,
+    config: Arc<RepositoryConfig>,
+}
+
+impl std::fmt::Debug for Repository {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Repository({})", self.config.uuid)
+    }
+}
+
+impl Repository {
+    /// Makes a repository in a folder that is empty or does not exist yet.
+    ///
+    /// # Errors
+    /// [`Kind::Exists`] if there is one, or the folder holds anything else; what the store meets.
+    pub fn create(location: &str) -> Result<Self> {
+        let folder = local_folder(location)?;
+        let what = || format!("create repository {}", folder.display());
+        if let Some(found) = first_foreign(&folder).os_context(what)? {
+            return Err(Error::new(Kind::Exists, format!("{}: the folder holds {found:?} already", what()))
+                .hint("give an empty or a new folder"));
+        }
+        make_folders(&folder).os_context(what)?;
+        let store = Store::local(&folder)?;
+        let config = RepositoryConfig {
+            uuid: RepositoryId::generate(),
+            created: unix_millis(),
+            cell: CELL,
+            tool: tool(),
+        };
+        store.settle()?;
+        if let Some(parent) = store.folder().and_then(Path::parent) {
+            sync_folder(parent)?;
+        }
+        failpoint("repo.config.put")?;
+        store.put_new(keys::CONFIG, config.encode()?.into()).map_err(|e| e.within(what()))?;
+        failpoint("repo.config.stored")?;
+        Ok(Self { store: Arc::new(store), config: Arc::new(config) })
+    }
+
+    /// Opens a repository.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if there is none; [`Kind::Damaged`], [`Kind::Incompatible`].
+    pub fn open(location: &str) -> Result<Self> {
+        let folder = local_folder(location)?;
+        let what = || format!("open repository {}", folder.display());
+        let absent = |e: Error| match e.kind() {
+            Kind::NotFound => Error::caused(Kind::NotFound, format!("{}: there is none", what()), e)
+                .hint("`blkdelta backup` makes one in an empty or a new folder"),
+            _ => e.within(what()),
+        };
+        let store = Store::local(&folder).map_err(absent)?;
+        let bytes = store.get(keys::CONFIG, MAX_ENVELOPE as u64).map_err(absent)?;
+        let config = RepositoryConfig::decode(&bytes).map_err(|e| e.within(what()))?;
+        Ok(Self { store: Arc::new(store), config: Arc::new(config) })
+    }
+
+    /// Opens a repository, or makes it where there is nothing.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open) and [`create`](Self::create).
+    pub fn open_or_create(location: &str) -> Result<Self> {
+        let opened = Self::open(location);
+        if opened.as_ref().err().map(Error::kind) != Some(Kind::NotFound) {
+            return opened;
+        }
+        match Self::create(location) {
+            // another process was faster
+            Err(e) if e.kind() == Kind::Exists => Self::open(location).map_err(|_| e),
+            created => created,
+        }
+    }
+
+    /// Its identity.
+    pub fn uuid(&self) -> RepositoryId {
+        self.config.uuid
+    }
+
+    /// What `repo.json` says.
+    pub fn config(&self) -> &RepositoryConfig {
+        &self.config
+    }
+
+    /// Its folder, if it is local.
+    pub fn local_path(&self) -> Option<&Path> {
+        self.store.folder()
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(super) fn store_handle(&self) -> Arc<Store> {
+        Arc::clone(&self.store)
+    }
+
+    /// Opens a point's index.
+    pub(crate) fn index(&self, manifest: &Manifest) -> Result<IndexReader> {
+        IndexReader::open(&self.store, manifest)
+    }
+}
+
+/// The folder a location names. Other stores come later and have a scheme.
+fn local_folder(location: &str) -> Result<PathBuf> {
+    let path = location.strip_prefix("file://").unwrap_or(location);
+    if path.is_empty() {
+        return Err(Error::new(Kind::Usage, "repository location is empty"));
+    }
+    if path.split_once("://").is_some_and(|(scheme, _)| scheme.chars().all(|c| c.is_ascii_alphanumeric())) {
+        let what = format!("repository {location}: only local folders are known");
+        return Err(Error::new(Kind::Unsupported, what).hint("give the path of a folder"));
+    }
+    Ok(PathBuf::from(path))
+}
+
+/// A name in the folder that an unfinished creation of ours would not have left.
+fn first_foreign(folder: &Path) -> std::io::Result<Option<String>> {
+    let names = match std::fs::read_dir(folder) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        names => names?,
+    };
+    for entry in names {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let ours = FOLDERS.contains(&name.as_str())
+            && entry.file_type()?.is_dir()
+            && std::fs::read_dir(entry.path())?.next().is_none();
+        // what a killed creation leaves beside it: the staged repo.json
+        let staged = name.strip_prefix("repo.json#").is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()));
+        // a file system's own folder on a fresh medium
+        if !ours && !staged && name != "lost+found" {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
+fn make_folders(folder: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    for name in FOLDERS {
+        std::fs::create_dir_all(folder.join(name))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_empty_folder_becomes_a_repository() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        assert_eq!(Repository::open(&at("a")).unwrap_err().kind(), Kind::NotFound);
+        let made = Repository::create(&at("a/b")).unwrap();
+        assert_eq!(Repository::open(&at("a/b")).unwrap().uuid(), made.uuid());
+        assert_eq!(Repository::open_or_create(&at("a/b")).unwrap().uuid(), made.uuid());
+        assert_eq!(Repository::create(&at("a/b")).unwrap_err().kind(), Kind::Exists);
+        // a folder that holds something else: refused and untouched
+        assert_eq!(Repository::create(&at("a")).unwrap_err().kind(), Kind::Exists);
+        assert_eq!(Repository::open_or_create(&at("a")).unwrap_err().kind(), Kind::Exists);
+        assert_eq!(std::fs::read_dir(at("a")).unwrap().count(), 1);
+        assert_eq!(Repository::open("s3://bucket").unwrap_err().kind(), Kind::Unsupported);
+        assert_eq!(Repository::open("").unwrap_err().kind(), Kind::Usage);
+    }
+
+    #[test]
+    fn one_writer_per_device() {
+        let dir = tempfile::tempdir().unwrap();
+        let repo = Repository::create(dir.path().to_str().unwrap()).unwrap();
+        let (a, b) = ("a".parse().unwrap(), "b".parse().unwrap());
+        let lock = repo.lock(&a).unwrap();
+        assert_eq!(lock.taken_over(), None);
+        assert_eq!(repo.lock(&a).unwrap_err().kind(), Kind::Busy);
+        let clone = lock.clone();
+        drop(lock);
+        assert_eq!(repo.lock(&a).unwrap_err().kind(), Kind::Busy);
+        assert!(repo.lock(&b).is_ok());
+        drop(clone);
+        assert_eq!(repo.lock(&a).unwrap().taken_over(), None);
+        // words under a free lock: its writer died
+        std::fs::File::options()
+            .append(true)
+            .open(dir.path().join("lock/a"))
+            .and_then(|mut f| std::io::Write::write_all(&mut f, b"process 7 on here"))
+            .unwrap();
+        assert!(repo.lock(&a).unwrap().taken_over().unwrap().contains("process 7"));
+    }
+}

@@ -1,0 +1,157 @@
+//! Reading content back: neighbours in one read, every frame verified, never a byte handed out unverified.
+
+use super::{Repository, keys, lost};
+use crate::block::Extent;
+use crate::error::{Error, Kind, Result};
+use crate::format::{CELL, FrameHash, FrameMeta, SegmentId, decode_frame};
+
+/// Stored bytes between two wanted frames that are read along rather than skipped.
+const GAP: u64 = 64 * 1024;
+
+/// The longest single read.
+const READ: u64 = 8 << 20;
+
+const ZEROS: [u8; CELL as usize] = [0; CELL as usize];
+
+/// A run of bytes of the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Where on the device.
+    pub extent: Extent,
+    /// What is there.
+    pub content: Content,
+}
+
+/// What a piece of an image is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Zeros.
+    Zero,
+    /// Part of a stored frame.
+    Stored(Stored),
+}
+
+/// Part of a stored frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// The segment the frame is in.
+    pub segment: SegmentId,
+    /// Its first stored byte there.
+    pub offset: u32,
+    /// The whole frame.
+    pub frame: FrameMeta,
+    /// Bytes of the frame's content before the piece.
+    pub skip: u32,
+}
+
+impl Piece {
+    /// Hash of the piece's content, if it is a whole stored frame.
+    pub fn whole_hash(&self) -> Option<FrameHash> {
+        match self.content {
+            Content::Stored(s) if s.frame.extent == self.extent => Some(s.frame.hash),
+            _ => None,
+        }
+    }
+}
+
+impl Repository {
+    /// Reads and verifies the content of `pieces` (in any order) and hands out each piece's bytes, by place in
+    /// the store; neighbours are read together. Zeros are handed out in runs of at most 64 KiB.
+    ///
+    /// # Errors
+    /// [`Kind::Damaged`] if anything stored is missing or is not what was written; or what `sink` returns.
+    pub fn read_pieces(
+        &self,
+        pieces: &[Piece],
+        sink: &mut dyn FnMut(Extent, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let mut stored = Vec::with_capacity(pieces.len());
+        for piece in pieces {
+            match piece.content {
+                Content::Zero => hand_out_zeros(piece.extent, sink)?,
+                Content::Stored(s) => stored.push((piece.extent, s)),
+            }
+        }
+        stored.sort_unstable_by_key(|(extent, s)| (s.segment, s.offset, extent.offset));
+        let mut rest = &stored[..];
+        while let Some(together) = neighbours(rest) {
+            let (now, later) = rest.split_at(together);
+            self.read_together(now, sink)?;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// Reads and verifies one piece.
+    ///
+    /// # Errors
+    /// As [`read_pieces`](Self::read_pieces); and a piece of zeros longer than a cell is refused.
+    pub fn read_piece(&self, piece: &Piece) -> Result<Vec<u8>> {
+        if piece.extent.length > CELL {
+            return Err(Error::new(Kind::Usage, "read one piece: zeros longer than a cell"));
+        }
+        let mut content = Vec::new();
+        self.read_pieces(std::slice::from_ref(piece), &mut |_, bytes| {
+            content.extend_from_slice(bytes);
+            Ok(())
+        })?;
+        Ok(content)
+    }
+
+    /// One read for pieces of one segment.
+    fn read_together(
+        &self,
+        pieces: &[(Extent, Stored)],
+        sink: &mut dyn FnMut(Extent, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let Some((_, first)) = pieces.first() else { return Ok(()) };
+        let key = keys::segment(first.segment);
+        let start = u64::from(first.offset);
+        let end = pieces.iter().map(|(_, s)| end_of(s)).max().unwrap_or(start);
+        let bytes = self.store().get_range(&key, start, end - start).map_err(lost)?;
+        let mut raw = Vec::new();
+        let mut decoded = None;
+        for (extent, s) in pieces {
+            let at = (u64::from(s.offset) - start) as usize;
+            if decoded != Some((s.offset, s.frame)) {
+                let stored = bytes.get(at..at + s.frame.stored_len as usize).unwrap_or_default();
+                raw.resize(s.frame.extent.length.min(CELL) as usize, 0);
+                let verified = decode_frame(&s.frame, stored, &mut raw);
+                verified.map_err(|e| e.within(format!("read {key} at byte {}", s.offset)))?;
+                decoded = Some((s.offset, s.frame));
+            }
+            let part = raw.get(s.skip as usize..).and_then(|r| r.get(..extent.length as usize));
+            let part = part.ok_or_else(|| Error::new(Kind::Bug, "piece reaches beyond its frame"))?;
+            sink(*extent, part)?;
+        }
+        Ok(())
+    }
+}
+
+fn end_of(s: &Stored) -> u64 {
+    u64::from(s.offset) + u64::from(s.frame.stored_len)
+}
+
+/// How many of the sorted pieces one read should fetch; `None` if there are none.
+fn neighbours(pieces: &[(Extent, Stored)]) -> Option<usize> {
+    let (_, first) = pieces.first()?;
+    let mut end = end_of(first);
+    let far = pieces.iter().position(|(_, s)| {
+        let near = s.segment == first.segment
+            && u64::from(s.offset) <= end + GAP
+            && end_of(s) - u64::from(first.offset) <= READ;
+        end = end.max(end_of(s));
+        !near
+    });
+    Some(far.unwrap_or(pieces.len()).max(1))
+}
+
+fn hand_out_zeros(extent: Extent, sink: &mut dyn FnMut(Extent, &[u8]) -> Result<()>) -> Result<()> {
+    let mut at = extent.offset;
+    while at < extent.end() {
+        let len = (extent.end() - at).min(CELL);
+        sink(Extent::new(at, len), &ZEROS[..len as usize])?;
+        at += len;
+    }
+    Ok(())
+}

@@ -1,0 +1,252 @@
+//! Writing one recovery point.
+//!
+//! Order, and nothing of it is negotiable: every segment durable, then the index, then the manifest. Dropped or
+//! killed before the manifest, it leaves only objects that nothing names.
+
+use super::index::IndexWriter;
+use super::lock::DeviceLock;
+use super::overlay::stack;
+use super::run::Run;
+use super::upload::Uploader;
+use super::{Repository, keys, tool, unix_millis};
+use crate::block::{BLOCK, Granularity};
+use crate::error::{Error, Kind, Result};
+use crate::format::{
+    Codec, Consistency, DeviceIdent, EncodedFrame, EpochRange, Geometry, IndexRef, MAX_DEVICE, Manifest,
+    ParentRef, PassStats, Piece, PieceContent, PointId, PointKind, SEGMENT_TARGET, SegmentBuilder,
+    SegmentRef, Totals, fits_cell,
+};
+use crate::sys::failpoint;
+
+/// What is known when a backup begins.
+#[derive(Clone, Debug)]
+pub struct NewPoint {
+    /// The device.
+    pub device: DeviceIdent,
+    /// Full (`None`), or incremental on this point.
+    pub parent: Option<PointId>,
+    /// The device's shape.
+    pub geometry: Geometry,
+    /// The tracking granularity.
+    pub granularity: Granularity,
+    /// The tracking session.
+    pub session: Option<String>,
+    /// Unix milliseconds.
+    pub time_start: u64,
+}
+
+/// What is known when all is copied.
+#[derive(Clone, Debug)]
+pub struct FinishInfo {
+    /// Unix milliseconds of the last cut.
+    pub time_cut: u64,
+    /// The epochs in it.
+    pub epochs: Option<EpochRange>,
+    /// What the image is an image of.
+    pub consistency: Consistency,
+    /// Why the difference could not be proved complete.
+    pub suspect: Vec<String>,
+    /// What was done about it.
+    pub suspect_handled: Option<String>,
+    /// What else a person should know.
+    pub notes: Vec<String>,
+    /// The passes.
+    pub passes: Vec<PassStats>,
+    /// Milliseconds the file systems stood still.
+    pub freeze_ms: Option<u64>,
+    /// Bytes that the difference lists said (full: used areas).
+    pub changed_bytes: u64,
+}
+
+/// Writes one point. Dropped without [`finish`](Self::finish), it leaves at worst segments that nothing names.
+pub struct PointWriter {
+    // before the lock: fields are dropped in this order
+    uploader: Uploader,
+    repository: Repository,
+    point: PointId,
+    new: NewPoint,
+    parent: Option<ParentRef>,
+    segment: Option<SegmentBuilder>,
+    sent: u32,
+    passes: Vec<Run>,
+    /// Where the current pass stands.
+    end: u64,
+    totals: Totals,
+    _lock: DeviceLock,
+}
+
+impl Repository {
+    /// Begins a point of the locked device.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if the parent is not there; [`Kind::Usage`] if the lock is of another device, or the
+    /// parent of another size; what reading it meets.
+    pub fn begin(&self, lock: &DeviceLock, new: NewPoint) -> Result<PointWriter> {
+        let what = || format!("begin a point of {}", new.device.id);
+        if lock.device() != &new.device.id || new.geometry.size > MAX_DEVICE {
+            let why = "the lock is of another device, or the device too large";
+            return Err(Error::new(Kind::Usage, format!("{}: {why}", what())));
+        }
+        let parent = match new.parent {
+            None => None,
+            Some(id) => {
+                let (parent, manifest) = self.manifest(&new.device.id, id).map_err(|e| e.within(what()))?;
+                if parent.geometry.size != new.geometry.size {
+                    let why = format!("{}: the device's size is not that of parent {id}", what());
+                    return Err(Error::new(Kind::Usage, why).hint("make a full backup"));
+                }
+                Some(ParentRef { point: id, manifest })
+            }
+        };
+        Ok(PointWriter {
+            uploader: Uploader::start(self.store_handle())?,
+            repository: self.clone(),
+            point: PointId::generate(),
+            new,
+            parent,
+            segment: None,
+            sent: 0,
+            passes: vec![Run::default()],
+            end: 0,
+            totals: Totals::default(),
+            _lock: lock.clone(),
+        })
+    }
+}
+
+impl PointWriter {
+    /// The point's name, already.
+    pub const fn point(&self) -> PointId {
+        self.point
+    }
+
+    /// Begins the next pass, whose frames shadow those of all passes before. The first one is begun already.
+    ///
+    /// # Errors
+    /// None so far; a later store may.
+    pub fn start_pass(&mut self) -> Result<()> {
+        self.passes.push(Run::default());
+        self.end = 0;
+        Ok(())
+    }
+
+    /// Adds a frame; within a pass, addresses ascend. Waits while the store is slower than the caller.
+    ///
+    /// # Errors
+    /// [`Kind::Bug`] for a frame out of order or off the grid; what an earlier segment's upload met.
+    pub fn add(&mut self, frame: EncodedFrame) -> Result<()> {
+        let extent = frame.meta.extent;
+        let size = self.new.geometry.size;
+        let whole = extent.length > 0
+            && extent.offset % BLOCK == 0
+            && extent
+                .offset
+                .checked_add(extent.length)
+                .is_some_and(|end| end == size || end < size && end % BLOCK == 0);
+        let zero = frame.meta.codec == Codec::Zero;
+        if extent.offset < self.end || !whole || !(zero || fits_cell(extent)) {
+            let what = format!("add frame {extent:?}: out of order, off the grid or beyond the device");
+            return Err(Error::new(Kind::Bug, what));
+        }
+        let offset = if zero { 0 } else { self.place(&frame)? };
+        self.end = extent.end();
+        self.totals.copied_bytes += extent.length;
+        if zero {
+            self.totals.zero_bytes += extent.length;
+        } else {
+            self.totals.frames += 1;
+        }
+        let piece = Piece::whole(&frame.meta, self.sent, offset);
+        let Some(pass) = self.passes.last_mut() else { return Err(Error::new(Kind::Bug, "no pass begun")) };
+        pass.push(self.repository.store(), piece)
+    }
+
+    /// Puts the frame's bytes into the current segment.
+    fn place(&mut self, frame: &EncodedFrame) -> Result<u32> {
+        if self.segment.as_ref().is_some_and(SegmentBuilder::is_full) {
+            self.send()?;
+        }
+        let segment = match &mut self.segment {
+            Some(segment) => segment,
+            empty => {
+                let mut buffer = self.uploader.buffer();
+                if self.sent > 0 {
+                    // the second segment says: this is not a small point
+                    buffer.reserve(SEGMENT_TARGET + (1 << 20));
+                }
+                empty.insert(SegmentBuilder::new(self.repository.uuid(), buffer))
+            }
+        };
+        segment.push(frame)
+    }
+
+    fn send(&mut self) -> Result<()> {
+        let Some(segment) = self.segment.take() else { return Ok(()) };
+        self.sent += 1;
+        self.uploader.send(segment)
+    }
+
+    /// Makes everything durable: segments, then the index, then the manifest.
+    ///
+    /// # Errors
+    /// If any step fails; then the point does not exist (or, if the very last sync failed, perhaps does).
+    pub fn finish(mut self, info: FinishInfo) -> Result<Manifest> {
+        self.send()?;
+        let segments = self.uploader.join()?;
+        self.totals.changed_bytes = info.changed_bytes;
+        self.totals.stored_bytes = segments.iter().map(|s| s.len).sum();
+        let (index, covered) = self.write_index(segments)?;
+        self.totals.stored_bytes += index.len;
+        self.totals.covered_bytes = covered;
+        self.repository.store().settle()?;
+        let manifest = self.manifest(info, index);
+        let bytes = manifest.encode()?;
+        failpoint("repo.manifest.put")?;
+        self.repository.store().put_new(&keys::manifest(&self.new.device.id, self.point), bytes.into())?;
+        failpoint("repo.manifest.stored")?;
+        Ok(manifest)
+    }
+
+    fn write_index(&mut self, segments: Vec<SegmentRef>) -> Result<(IndexRef, u64)> {
+        let key = keys::index(&self.new.device.id, self.point);
+        let repository = self.repository.uuid();
+        let mut index = IndexWriter::new(&self.repository.store_handle(), repository, key, self.point);
+        let newest_first = self.passes.drain(..).rev().map(Run::into_stream).collect();
+        let full = self.parent.is_none();
+        for piece in stack(newest_first) {
+            let piece = piece?;
+            // in a full, what no piece covers is zero
+            if !(full && piece.content == PieceContent::Zero) {
+                index.push(piece)?;
+            }
+        }
+        index.finish(segments)
+    }
+
+    fn manifest(&self, info: FinishInfo, index: IndexRef) -> Manifest {
+        let new = self.new.clone();
+        Manifest {
+            point: self.point,
+            repository: self.repository.uuid(),
+            device: new.device,
+            kind: if self.parent.is_some() { PointKind::Incremental } else { PointKind::Full },
+            parent: self.parent,
+            time_start: new.time_start,
+            time_cut: info.time_cut,
+            time_end: unix_millis(),
+            geometry: new.geometry,
+            granularity: new.granularity,
+            session: new.session,
+            epochs: info.epochs,
+            consistency: info.consistency,
+            suspect: info.suspect,
+            suspect_handled: info.suspect_handled,
+            notes: info.notes,
+            passes: info.passes,
+            freeze_ms: info.freeze_ms,
+            totals: self.totals,
+            index,
+            tool: tool(),
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! The harness's only unsafe code: ioctls, shared mappings, io_uring, the death signal of children.
+
+use anyhow::{Context, Result, bail};
+use io_uring::{IoUring, opcode, types};
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+/// `_IO(0x12, n)` (`include/uapi/linux/fs.h`, unchanged since their introduction).
+const BLKFLSBUF: libc::Ioctl = 0x1261;
+/// Range ioctls on a block device.
+#[derive(Clone, Copy, Debug)]
+pub enum RangeIoctl {
+    /// `BLKDISCARD`
+    Discard = 0x1277,
+    /// `BLKSECDISCARD`
+    SecureDiscard = 0x127d,
+    /// `BLKZEROOUT`
+    ZeroOut = 0x127f,
+}
+
+/// One range ioctl over `offset .. offset + length` bytes.
+pub fn range_ioctl(device: &File, what: RangeIoctl, offset: u64, length: u64) -> io::Result<()> {
+    let range = [offset, length];
+    // SAFETY: these three ioctls read exactly two u64 through the pointer, which lives until the call returns.
+    let result = unsafe { libc::ioctl(device.as_raw_fd(), what as libc::Ioctl, range.as_ptr()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Writes back and drops the page cache of a block device.
+pub fn flush_cache(device: &File) -> io::Result<()> {
+    // SAFETY: BLKFLSBUF takes no argument.
+    let result = unsafe { libc::ioctl(device.as_raw_fd(), BLKFLSBUF, 0) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Copies `data` into a shared mapping of `file` at `offset` (a page multiple) and flushes it.
+pub fn write_mapped(file: &File, offset: u64, data: &[u8]) -> io::Result<()> {
+    // SAFETY: the mapping is only ever written through, never read as a Rust value, and dropped before return;
+    // the caller owns the file or device and does not shrink it meanwhile.
+    let mut map = unsafe { memmap2::MmapOptions::new().offset(offset).len(data.len()).map_mut(file)? };
+    map.copy_from_slice(data);
+    map.flush()
+}
+
+/// Writes `data` at `offset` in pieces of `piece` bytes, many in flight, through io_uring.
+pub fn write_uring(file: &File, offset: u64, data: &[u8], piece: usize) -> Result<()> {
+    const DEPTH: usize = 32;
+    let mut ring = IoUring::new(DEPTH as u32).context("create io_uring")?;
+    let mut at = offset;
+    let pieces: Vec<&[u8]> = data.chunks(piece).collect();
+    for batch in pieces.chunks(DEPTH) {
+        for part in batch {
+            let entry = opcode::Write::new(types::Fd(file.as_raw_fd()), part.as_ptr(), part.len() as u32);
+            let entry = entry.offset(at).build();
+            at += part.len() as u64;
+            // SAFETY: `data` outlives the ring's use of it: every completion of the batch is awaited below,
+            // and on an early error the ring is dropped (which waits for its requests) before `data` is.
+            unsafe { ring.submission().push(&entry) }.context("fill the io_uring queue")?;
+        }
+        ring.submit_and_wait(batch.len()).context("submit to io_uring")?;
+        let mut done = 0;
+        for completion in ring.completion() {
+            done += 1;
+            if completion.result() < 0 {
+                bail!("io_uring write: {}", io::Error::from_raw_os_error(-completion.result()));
+            }
+        }
+        anyhow::ensure!(done == batch.len(), "io_uring completed {done} of {}", batch.len());
+    }
+    Ok(())
+}
+
+/// The child is killed when the thread that started it ends, so that a dead test leaves no process behind.
+pub fn die_with_us(command: &mut Command) -> &mut Command {
+    // SAFETY: between fork and exec the closure makes one prctl call: async-signal-safe, no allocation.
+    unsafe {
+        command.pre_exec(|| {
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,186 @@
+//! Promise: whatever fails or dies during a backup, nothing is lost: the old points stay, the next point is complete.
+
+use anyhow::{Context, Result, ensure};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::mpsc;
+use std::time::Duration;
+use tests::device::{Loop, Mounted, O_DIRECT, open_with, put};
+use tests::fault::failpoints;
+use tests::files::{self, KINDS};
+use tests::image::{Aligned, Image, fill};
+use tests::protected::{Protected, ensure_same};
+use tests::random::Random;
+use tests::scratch::Scratch;
+use tests::workload::churn;
+use tests::{host, skip_if};
+
+/// M13: at every failpoint of the program the copier dies, or the step fails; then all is well again.
+#[test]
+fn m13_the_copier_dies_at_every_step() -> Result<()> {
+    const NAME: &str = "faults::m13_the_copier_dies_at_every_step";
+    skip_if!(host::no_tracking(), NAME);
+    let scratch = Scratch::new("m13")?;
+    let mut random = Random::for_test(NAME);
+    let device = Loop::new(&scratch, "disk", 12 << 20)?;
+    fill(device.path(), &mut random)?;
+    let care = Protected::new(&scratch, device.path())?;
+    care.backup(&[])?;
+    let names = failpoints()?;
+    ensure!(names.len() > 5, "only these failpoints in the source: {names:?}");
+    let mut never = names.clone();
+    for name in &names {
+        for action in ["kill", "error", "kill@2"] {
+            for more in [&[][..], &["--full"]] {
+                let arm = action.replacen("kill", &format!("{name}=kill"), 1);
+                let arm = if action == "error" { format!("{name}=error") } else { arm };
+                if one_death(&care, &arm, more, &mut random)? {
+                    never.retain(|n| n != name);
+                }
+            }
+        }
+    }
+    host::say(&format!("{NAME}: {} failpoints; not on the path of a backup: {never:?}", names.len()));
+    ensure!(never.len() < names.len() / 2, "most failpoints were never reached: {never:?}");
+    Ok(())
+}
+
+/// Changes the device, lets one backup die, and proves that the next one is complete. Whether it did die.
+fn one_death(care: &Protected<'_>, arm: &str, more: &[&str], random: &mut Random) -> Result<bool> {
+    churn(&care.device, random, 10)?;
+    let ended = care.home.run_failing(arm, care.backup_words(more))?;
+    let hit = ended.signal == Some(9) || ended.err.contains("failpoint");
+    ensure!(hit || ended.code == Some(0), "{arm}: neither hit nor done: {ended}");
+    ensure!(ended.code != Some(101), "{arm}: panic: {ended}");
+    if ended.signal.is_none() && hit && !ended.out.contains("failpoint") {
+        ensure!(ended.code != Some(0) || !arm.contains("kill"), "{arm}: killed and yet done: {ended}");
+    }
+    churn(&care.device, random, 5)?;
+    let now = Image::of(&care.device)?;
+    let point = care.backup(&[]).with_context(|| format!("the backup after {arm}"))?;
+    care.ensure_restores_to(&point.id, &now, &format!("after {arm} {more:?} ({ended})"))?;
+    Ok(hit)
+}
+
+/// The copier is killed at random moments while writers go on.
+#[test]
+fn killed_at_any_moment_under_load() -> Result<()> {
+    const NAME: &str = "faults::killed_at_any_moment_under_load";
+    skip_if!(host::no_tracking(), NAME);
+    let scratch = Scratch::new("kill")?;
+    let mut random = Random::for_test(NAME);
+    let device = Loop::new(&scratch, "disk", 48 << 20)?;
+    fill(device.path(), &mut random)?;
+    let care = Protected::new(&scratch, device.path())?;
+    care.backup(&[])?;
+    let mut killed = 0;
+    for _ in 0..12 {
+        let mut child = care.home.start(care.backup_words(&[]))?;
+        let wait = Duration::from_micros(random.below(150_000));
+        std::thread::scope(|scope| {
+            let (mut random, device) = (random.fork(), &care.device);
+            let writer = scope.spawn(move || churn(device, &mut random, 40));
+            std::thread::sleep(wait);
+            let _ = child.kill();
+            writer.join().expect("the writer panicked")
+        })?;
+        killed += u32::from(!child.wait()?.success());
+    }
+    let now = Image::of(device.path())?;
+    let point = care.backup(&[])?;
+    host::say(&format!("{NAME}: {killed} of 12 killed"));
+    care.ensure_restores_to(&point.id, &now, "after kills at random moments")
+}
+
+/// M25: the copier is killed while the file system is frozen. It must thaw all the same.
+#[test]
+fn m25_killed_while_frozen() -> Result<()> {
+    const NAME: &str = "faults::m25_killed_while_frozen";
+    skip_if!(host::no_tracking(), NAME);
+    skip_if!(host::no_filesystem("ext4"), NAME);
+    let scratch = Scratch::new("m25")?;
+    let mut random = Random::for_test(NAME);
+    let device = Loop::new(&scratch, "disk", 64 << 20)?;
+    KINDS[0].make(device.path())?;
+    let mounted = Mounted::new(&scratch, device.path(), "")?;
+    let care = Protected::new(&scratch, device.path())?;
+    care.backup(&[])?;
+    let frozen: Vec<String> = failpoints()?.into_iter().filter(|n| n.contains("frozen")).collect();
+    ensure!(!frozen.is_empty(), "no failpoint in the frozen part of a backup");
+    for name in frozen {
+        files::churn(&mounted.point().join("a"), &mut random, 50)?;
+        let ended = care.home.run_failing(&name, care.backup_words(&[]))?;
+        ensure!(ended.signal == Some(9), "{name} was not reached: {ended}");
+        let thawed = writes_within(mounted.point(), Duration::from_secs(20));
+        if thawed.is_err() {
+            let _ = host::run("fsfreeze", ["-u".as_ref(), mounted.point().as_os_str()]);
+        }
+        thawed.with_context(|| format!("{name}: still frozen after the copier was killed"))?;
+    }
+    care.incremental().map(|_| ())
+}
+
+/// A file can be written and made durable within `limit`.
+fn writes_within(folder: &Path, limit: Duration) -> Result<()> {
+    let (done, wait) = mpsc::channel();
+    let path = folder.join("alive");
+    std::thread::spawn(move || {
+        let result = put(&path, b"alive").and_then(|()| Ok(std::fs::File::open(&path)?.sync_all()?));
+        // nobody waits any more if this took too long
+        let _ = done.send(result);
+    });
+    wait.recv_timeout(limit).context("no write got through")?
+}
+
+/// A read error fails the backup and names the place; the difference is kept.
+#[test]
+fn a_read_error_is_never_a_skip() -> Result<()> {
+    skip_if!(host::no_tracking(), "museum::a_read_error_is_never_a_skip");
+    let scratch = Scratch::new("eio")?;
+    let mut random = Random::for_test("museum::a_read_error_is_never_a_skip");
+    let device = Loop::new(&scratch, "disk", 16 << 20)?;
+    fill(device.path(), &mut random)?;
+    let care = Protected::new(&scratch, device.path())?;
+    care.backup(&[])?;
+    let file = open_with(device.path(), O_DIRECT)?;
+    file.write_all_at(&Aligned::random(1 << 20, &mut random), 12 << 20)?;
+    let saved = Image::of(device.path())?;
+    // a loop device whose backing file is shorter answers reads beyond it with EIO
+    let backing = std::fs::OpenOptions::new().write(true).open(device.backing())?;
+    backing.set_len(12 << 20)?;
+    let ended = care.home.run(care.backup_words(&[]))?;
+    ensure!(ended.code == Some(1), "wanted a failure: {ended}");
+    ensure!(
+        ended.err.contains("1258") || ended.err.contains("12 MiB") || ended.err.contains("0x"),
+        "names no place: {ended}"
+    );
+    backing.set_len(16 << 20)?;
+    backing.write_all_at(&saved.bytes()[12 << 20..], 12 << 20)?;
+    let point = care.incremental()?;
+    care.ensure_restores_to(&point.id, &saved, "after the read error went away")
+}
+
+/// A full store fails the backup, leaves no point, and the next one with room is complete.
+#[test]
+fn a_full_store_loses_nothing() -> Result<()> {
+    skip_if!(host::no_tracking(), "museum::a_full_store_loses_nothing");
+    let scratch = Scratch::new("full")?;
+    let mut random = Random::for_test("museum::a_full_store_loses_nothing");
+    let device = Loop::new(&scratch, "disk", 24 << 20)?;
+    fill(device.path(), &mut random)?;
+    let small = scratch.path().join("small");
+    std::fs::create_dir(&small)?;
+    host::run("mount", ["-t", "tmpfs", "-o", "size=30m", "tmpfs", &small.display().to_string()])?;
+    let mut care = Protected::new(&scratch, device.path())?;
+    care.repo = small.join("repo");
+    let full = care.backup(&[])?;
+    let old = Image::of(device.path())?;
+    open_with(device.path(), O_DIRECT)?.write_all_at(&Aligned::random(20 << 20, &mut random), 0)?;
+    let now = Image::of(device.path())?;
+    let ended = care.home.run(care.backup_words(&[]))?;
+    ensure!(ended.code == Some(1), "wanted a failure: {ended}");
+    host::run("mount", ["-o", "remount,size=90m", &small.display().to_string()])?;
+    let point = care.incremental()?;
+    ensure_same(&care.restored(&point.id)?, &now, "after room was made")?;
+    ensure_same(&care.restored(&full.id)?, &old, "the point from before")
+}

@@ -112,9 +112,9 @@ impl Reading {
     /// requests that were on their way when it began complete as orphans; so do overflowed ones, which count once.
     fn shortfall(&self, base: &Baseline) -> u64 {
         let expected = self.kernel.saturating_sub(base.kernel_at_start);
-        let seen =
-            |c: &CounterSums| c.submitted_sectors + c.orphan_sectors.saturating_sub(c.overflowed_sectors);
-        expected.saturating_sub(self.counters.iter().map(seen).max().unwrap_or(0))
+        let most = |sum: fn(&CounterSums) -> u64| self.counters.iter().map(sum).max().unwrap_or(0);
+        let orphans = most(|c| c.orphan_sectors).saturating_sub(most(|c| c.overflowed_sectors));
+        expected.saturating_sub(most(|c| c.submitted_sectors) + orphans)
     }
 
     /// Skipped runs of all programs in the epoch.
@@ -172,7 +172,7 @@ fn before(base: &Baseline, program: &str) -> u64 {
     base.skipped.iter().find(|(name, _)| name == program).map_or(0, |(_, n)| *n)
 }
 
-fn sums(maps: &Maps, row: u32) -> Result<CounterSums> {
+pub(super) fn sums(maps: &Maps, row: u32) -> Result<CounterSums> {
     let cpus = maps.counters.get(&row, 0).map_err(|e| aya_error("read the programs' counters", e))?;
     let sum = |field: fn(&Counters) -> u64| cpus.iter().map(field).sum();
     Ok(CounterSums {

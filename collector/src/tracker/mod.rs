@@ -9,6 +9,7 @@
 mod btf;
 mod health;
 mod kernel;
+mod live;
 mod load;
 mod places;
 mod refuse;
@@ -16,6 +17,7 @@ mod registry;
 mod state;
 
 pub use health::{Reading, Verdict};
+pub use live::{Diagnostics, Live, Traffic};
 pub use load::{Loaded, Maps, ProgramHealth};
 pub use places::Places;
 pub use state::{Base, Baseline, CounterSums, DeviceState, Identity, Sealed, now_ms};

@@ -56,10 +56,10 @@ fn apply(image: &mut [u8], pass: &[Write]) -> Vec<EncodedFrame> {
     let blocks = SIZE.div_ceil(4096);
     let mut touched = vec![false; blocks];
     for &(first, len, what) in pass {
-        for block in first..(first + len).min(blocks) {
+        for (block, touched) in touched.iter_mut().enumerate().skip(first).take(len) {
             let (at, end) = (block * 4096, (block * 4096 + 4096).min(SIZE));
             image[at..end].copy_from_slice(&content(block, what)[..end - at]);
-            touched[block] = true;
+            *touched = true;
         }
     }
     let mut frames = Vec::new();

@@ -176,4 +176,3 @@ impl Show for Bar {
         self.begin(what, total);
     }
 }
-

@@ -163,8 +163,17 @@ pub fn status(args: &Status) -> Result<Ending> {
 }
 
 fn words(rows: &[Row]) -> String {
-    let headings =
-        ["device", ">size", ">area", "tracked since (UTC)", ">changed", "for", "health", ">memory", "base point"];
+    let headings = [
+        "device",
+        ">size",
+        ">area",
+        "tracked since (UTC)",
+        ">changed",
+        "for",
+        "health",
+        ">memory",
+        "base point",
+    ];
     let mut table = Table::new(&headings);
     let mut reasons = String::new();
     for row in rows {

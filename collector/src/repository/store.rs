@@ -162,10 +162,13 @@ impl Store {
     }
 
     /// Makes the names of the upper folders durable: another process may have made one and died before its sync.
+    /// A folder that a copy of the repository lost because it was empty is made again.
     pub fn settle(&self) -> Result<()> {
         let Some(root) = &self.local else { return Ok(()) };
-        for folder in FOLDERS {
-            sync_folder(&root.join(folder))?;
+        for folder in FOLDERS.map(|name| root.join(name)) {
+            let what = || format!("make folder {}", folder.display());
+            std::fs::create_dir_all(&folder).map_err(|e| Error::os(what(), e))?;
+            sync_folder(&folder)?;
         }
         sync_folder(root)
     }

@@ -12,6 +12,10 @@ use crate::error::{Error, Kind, Result};
 use aya::maps::{Map, MapData, RingBuf};
 use blkdelta_ebpf::{DISK_LIVE, Disk, Event};
 use serde::Serialize;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// What was seen since the last look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -24,7 +28,72 @@ pub struct Traffic {
     pub lost: u64,
 }
 
-/// A watcher of one device.
+impl std::ops::AddAssign for Traffic {
+    fn add_assign(&mut self, more: Self) {
+        self.writes += more.writes;
+        self.bytes += more.bytes;
+        self.lost += more.lost;
+    }
+}
+
+/// Watches a device from a thread of its own until dropped; prints the programs' diagnostics on the way.
+pub struct Watcher {
+    seen: Arc<Mutex<Traffic>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watcher {
+    /// How often the ring buffer is emptied: 1 MiB holds 20,000 events and more.
+    const PERIOD: Duration = Duration::from_millis(50);
+
+    /// Starts watching.
+    ///
+    /// # Errors
+    /// `Busy` if another process watches.
+    pub fn start(places: &Places, state: &DeviceState) -> Result<Self> {
+        let (seen, stop) = (Arc::new(Mutex::new(Traffic::default())), Arc::new(AtomicBool::new(false)));
+        let (places, state) = (places.clone(), state.clone());
+        let (sum, end) = (Arc::clone(&seen), Arc::clone(&stop));
+        let (started, start) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let mut live = match Live::start(&places, &state) {
+                Ok(live) => live,
+                Err(e) => return drop(started.send(Err(e))),
+            };
+            let mut diagnostics = Diagnostics::open(&places).ok();
+            drop(started.send(Ok(())));
+            while !end.load(Ordering::Relaxed) {
+                std::thread::sleep(Self::PERIOD);
+                if let (Ok(more), Ok(mut sum)) = (live.look(), sum.lock()) {
+                    *sum += more;
+                }
+                if let Some(diagnostics) = &mut diagnostics {
+                    diagnostics.print();
+                }
+            }
+        });
+        let gone = |e| Error::caused(Kind::Bug, "start the live watcher", e);
+        start.recv().map_err(gone)??;
+        Ok(Self { seen, stop, thread: Some(thread) })
+    }
+
+    /// What was seen since the last call.
+    pub fn take(&self) -> Traffic {
+        self.seen.lock().map(|mut seen| std::mem::take(&mut *seen)).unwrap_or_default()
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
+
+/// A watcher of one device; lives in one thread.
 pub struct Live {
     ring: RingBuf<MapData>,
     maps: Maps,
@@ -40,7 +109,8 @@ impl Live {
     /// `Busy` if another process watches.
     pub fn start(places: &Places, state: &DeviceState) -> Result<Self> {
         let lock = Lock::take(&places.state().join("live.lock"), "watch live traffic", false)?;
-        let ring = MapData::from_pin(places.map("EVENTS")).map_err(|e| aya_error("open the ring buffer", e))?;
+        let ring =
+            MapData::from_pin(places.map("EVENTS")).map_err(|e| aya_error("open the ring buffer", e))?;
         let ring = RingBuf::try_from(Map::RingBuf(ring)).map_err(|e| aya_error("open the ring buffer", e))?;
         let maps = Maps::open(places)?;
         let mut live = Self { ring, maps, state: state.clone(), lost_before: 0, _lock: lock };

@@ -97,9 +97,8 @@ impl<'a> Protected<'a> {
     /// Ids of all points of the repository, oldest first.
     pub fn points(&self) -> Result<Vec<String>> {
         let list = self.home.json(["list", "--repo", &self.repo.display().to_string()])?;
-        let points = list["points"].as_array().with_context(|| format!("list: {list}"))?;
-        let id = |p: &Value| p["point"].as_str().or(p["id"].as_str()).map(ToString::to_string);
-        points.iter().map(|p| id(p).with_context(|| format!("no id in {p}"))).collect()
+        let points = list.as_array().with_context(|| format!("list: {list}"))?;
+        points.iter().map(|p| Ok(p["id"].as_str().with_context(|| format!("no id in {p}"))?.into())).collect()
     }
 
     /// Every stored byte is sound.

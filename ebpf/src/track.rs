@@ -256,7 +256,8 @@ pub unsafe fn request_complete<const COPY: u32>(context: &Context) {
         if bytes != 0 || change == Change::Zone {
             seen.mark_change(change, request, queue);
             count!(row, completed += 1, completed_sectors += seen.count);
-            if slot.is_none() {
+            // copy 0 frees the slot, so to the others every request would look like an orphan
+            if COPY == 0 && slot.is_none() {
                 count!(row, orphan_sectors += seen.count);
             }
         }

@@ -1,6 +1,7 @@
 //! `cargo xtask lint`: formatting and clippy, warnings denied.
 
 use crate::command::{cargo, run};
+use crate::ebpf;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result};
 
@@ -15,9 +16,10 @@ pub fn fmt(ws: &Workspace) -> Result<()> {
     run(cargo().current_dir(&ws.root).args(["fmt", "--all", "--check"])).context("run `cargo fmt --all`")
 }
 
-/// No warning in any target of any package.
+/// No warning in any target of any package, nor in the kernel side.
 pub fn clippy(ws: &Workspace) -> Result<()> {
     let mut clippy = cargo();
     clippy.current_dir(&ws.root).args(["clippy", "--locked", "--workspace", "--all-targets"]);
-    run(clippy.args(["--", "-D", "warnings"]))
+    let users = run(clippy.args(["--", "-D", "warnings"]));
+    users.and(ebpf::clippy(ws))
 }

@@ -56,10 +56,10 @@ fn apply(image: &mut [u8], pass: &[Write]) -> Vec<EncodedFrame> {
     let blocks = SIZE.div_ceil(4096);
     let mut touched = vec![false; blocks];
     for &(first, len, what) in pass {
-        for block in first..(first + len).min(blocks) {
+        for (block, touched) in touched.iter_mut().enumerate().skip(first).take(len) {
             let (at, end) = (block * 4096, (block * 4096 + 4096).min(SIZE));
             image[at..end].copy_from_slice(&content(block, what)[..end - at]);
-            touched[block] = true;
+            *touched = true;
         }
     }
     let mut frames = Vec::new();
@@ -194,4 +194,40 @@ fn a_writer_that_is_dropped_makes_no_point() {
     drop(writer);
     assert!(repo.points().unwrap().is_empty());
     assert_eq!(repo.resolve("latest", None).unwrap_err().kind(), Kind::NotFound);
+}
+
+/// `watch` lives in an async runtime: a blocking call there must work, and dropping the repository too.
+#[test]
+fn a_repository_works_inside_an_async_runtime() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().to_str().unwrap().to_owned();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let repo = Repository::create(&folder).unwrap();
+        let lock = repo.lock(&device().id).unwrap();
+        let mut image = vec![0; SIZE];
+        let mut writer = repo.begin(&lock, new_point(None)).unwrap();
+        for frame in apply(&mut image, &[(1, 40, 200)]) {
+            writer.add(frame).unwrap();
+        }
+        let point = writer.finish(info(0)).unwrap().point;
+        assert!(restore(&Chain::resolve(&repo, &device().id, point).unwrap()) == image);
+    });
+}
+
+#[test]
+fn a_point_needs_the_right_lock_parent_and_size() {
+    let dir = tempfile::tempdir().unwrap();
+    let repo = Repository::create(dir.path().to_str().unwrap()).unwrap();
+    let lock = repo.lock(&device().id).unwrap();
+    let full = repo.begin(&lock, new_point(None)).unwrap().finish(info(0)).unwrap();
+    let kind = |lock: &_, new| repo.begin(lock, new).map(drop).unwrap_err().kind();
+    assert_eq!(kind(&lock, new_point(Some(PointId::generate()))), Kind::NotFound);
+    let other = repo.lock(&"other".parse().unwrap()).unwrap();
+    assert_eq!(kind(&other, new_point(None)), Kind::Usage);
+    let mut grown = new_point(Some(full.point));
+    grown.geometry.size += 4096;
+    assert_eq!(kind(&lock, grown), Kind::Usage);
+    // an empty full is a device of zeros
+    assert!(restore(&Chain::resolve(&repo, &device().id, full.point).unwrap()) == [0; SIZE]);
 }

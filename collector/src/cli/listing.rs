@@ -173,7 +173,8 @@ fn words(report: &Report, read_data: bool) -> String {
         bytes(report.bytes_read)
     );
     if report.unreferenced > 0 {
-        text += &format!("{} segments belong to no point (left by backups that failed)\n", report.unreferenced);
+        text +=
+            &format!("{} segments belong to no point (left by backups that failed)\n", report.unreferenced);
     }
     text
 }

@@ -10,7 +10,7 @@ use crate::job::{self, DeviceSurvey, Outcome, Show, Subject, Wishes};
 use crate::repository::Repository;
 use crate::source::LiveDevice;
 use crate::sys::device::BlockDevice;
-use crate::tracker::Places;
+use crate::tracker::{Diagnostics, Places, Traffic, Watcher};
 use anyhow::Result;
 use serde::Serialize;
 use std::path::Path;
@@ -33,12 +33,17 @@ pub fn backup(args: &Backup) -> Result<Ending> {
 /// Makes recovery points until Ctrl-C.
 pub fn watch(args: Watch) -> Result<Ending> {
     // checked now: a slip in the command line is not a round that failed
-    BlockDevice::open(&args.making.device)?;
+    let state = Epochs::open(&Places::from_env(), &args.making.device)?.state().clone();
+    let live = Watcher::start(&Places::from_env(), &state);
+    if let Err(error) = &live {
+        say(&format!("live traffic is not shown: {error}"));
+    }
+    let live = live.ok();
     let failed = Arc::new(AtomicU64::new(0));
     let suspect = Arc::new(AtomicBool::new(false));
     let every = args.every;
     let (failures, doubts) = (Arc::clone(&failed), Arc::clone(&suspect));
-    let rounds = job::watch(every, move || round(&args, &failures, &doubts))?;
+    let rounds = job::watch(every, move || round(&args, live.as_ref(), &failures, &doubts))?;
     let failed = failed.load(Ordering::Relaxed);
     say(&format!("stopped after {rounds} rounds, {failed} failed"));
     match (failed, suspect.load(Ordering::Relaxed)) {
@@ -49,12 +54,16 @@ pub fn watch(args: Watch) -> Result<Ending> {
 }
 
 /// One round of `watch`; false if nobody reads the output any more.
-fn round(args: &Watch, failed: &AtomicU64, suspect: &AtomicBool) -> bool {
+fn round(args: &Watch, live: Option<&Watcher>, failed: &AtomicU64, suspect: &AtomicBool) -> bool {
     match make(&args.making, false, &()) {
         Ok(outcome) => {
+            let traffic = live.map(Watcher::take);
             suspect.fetch_or(ending(&outcome) == Ending::Suspect, Ordering::Relaxed);
-            let printed =
-                if args.json { print_json_line(&Json::of(&outcome)) } else { print(&line(&outcome)) };
+            let printed = if args.json {
+                print_json_line(&Json { traffic, ..Json::of(&outcome) })
+            } else {
+                print(&line(&outcome, traffic))
+            };
             printed.unwrap_or(false)
         }
         Err(error) => {
@@ -79,6 +88,9 @@ fn make(args: &Making, full: bool, show: &dyn Show) -> Result<Outcome> {
     job::place::judge(Some(device.dev), Some(Path::new(&args.repo)), &wishes)?;
     let places = Places::from_env();
     let mut epochs = Epochs::open(&places, &args.device)?;
+    if let Ok(mut diagnostics) = Diagnostics::open(&places) {
+        diagnostics.print();
+    }
     let source = LiveDevice::open(&args.device)?;
     let repo = Repository::open_or_create(&args.repo)?;
     let subject = Subject {
@@ -103,6 +115,9 @@ struct Json<'a> {
     manifest: &'a crate::format::Manifest,
     why_full: Option<&'a str>,
     seconds: f64,
+    /// Writes seen live since the last line of `watch`; for eyes only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traffic: Option<Traffic>,
 }
 
 impl<'a> Json<'a> {
@@ -111,6 +126,7 @@ impl<'a> Json<'a> {
             manifest: &outcome.manifest,
             why_full: outcome.why_full.as_deref(),
             seconds: outcome.time.as_secs_f64(),
+            traffic: None,
         }
     }
 }
@@ -155,11 +171,16 @@ fn words(outcome: &Outcome) -> String {
 }
 
 /// One line of `watch`.
-fn line(outcome: &Outcome) -> String {
+fn line(outcome: &Outcome, traffic: Option<Traffic>) -> String {
     let m = &outcome.manifest;
+    let seen = traffic.map(|t| {
+        let lost = if t.lost > 0 { format!(", {} not shown", t.lost) } else { String::new() };
+        format!("  {} writes, {}{lost}", t.writes, bytes(t.bytes))
+    });
+    let seen = seen.unwrap_or_default();
     let frozen = m.freeze_ms.map(|ms| format!(" {ms} ms")).unwrap_or_default();
     format!(
-        "{} {:<11} {}  {:>10} changed  {:>10} stored  {:>8}  {}{frozen}{}\n",
+        "{} {:<11} {}  {:>10} changed  {:>10} stored  {:>8}  {}{frozen}{seen}{}\n",
         time(m.time_cut),
         kind(m.kind),
         m.point,
@@ -176,4 +197,3 @@ impl Show for Bar {
         self.begin(what, total);
     }
 }
-

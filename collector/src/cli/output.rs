@@ -65,13 +65,24 @@ pub fn say(text: &str) {
 pub fn explain(error: &anyhow::Error) -> String {
     let mut text = format!("blkdelta: {error}");
     for cause in error.chain().skip(1) {
-        text += &format!("\n  because: {cause}");
+        text += &format!("\n  because: {}", shortened(&cause.to_string()));
     }
     let advice = error.chain().find_map(|c| c.downcast_ref::<Error>().and_then(Error::advice));
     if let Some(advice) = advice {
         text += &format!("\n  try: {advice}");
     }
     text
+}
+
+/// The beginning and the end of a cause of many lines (the kernel's BPF verifier writes thousands).
+fn shortened(text: &str) -> String {
+    const ENDS: usize = 8;
+    let lines: Vec<&str> = text.lines().collect();
+    if lines.len() <= 2 * ENDS {
+        return text.trim_end().to_owned();
+    }
+    let left_out = format!("  … {} lines …", lines.len() - 2 * ENDS);
+    [&lines[..ENDS], &[left_out.as_str()], &lines[lines.len() - ENDS..]].concat().join("\n")
 }
 
 /// The exit code of a failure.
@@ -97,6 +108,7 @@ mod tests {
         assert_eq!(lines[1], "  because: open /dev/x");
         assert!(lines[2].contains("No such file"));
         assert_eq!(lines[3], "  try: look at lsblk");
+        assert_eq!(shortened(&"x\n".repeat(1000)).lines().count(), 17);
     }
 
     #[test]

@@ -22,7 +22,8 @@ impl Bar {
         let shown = std::io::stderr().is_terminal();
         let target = if shown { ProgressDrawTarget::stderr_with_hz(8) } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some(0), target);
-        let style = "{msg:>10} {bar:30} {bytes:>11} of {total_bytes:11} {binary_bytes_per_sec:>12}  {eta} left";
+        let style =
+            "{msg:>10} {bar:30} {bytes:>11} of {total_bytes:11} {binary_bytes_per_sec:>12}  {eta} left";
         if let Ok(style) = ProgressStyle::with_template(style) {
             bar.set_style(style.progress_chars("━╸·"));
         }

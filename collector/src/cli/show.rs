@@ -88,7 +88,13 @@ mod tests {
 
     #[test]
     fn numbers_and_times_read_well() {
-        let sizes = [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (1 << 20, "1.0 MiB"), (u64::MAX, "16384.0 PiB")];
+        let sizes = [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1536, "1.5 KiB"),
+            (1 << 20, "1.0 MiB"),
+            (u64::MAX, "16384.0 PiB"),
+        ];
         for (n, text) in sizes {
             assert_eq!(bytes(n), text);
         }

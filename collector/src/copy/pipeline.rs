@@ -71,10 +71,28 @@ pub(super) fn run<'a>(
         failed: AtomicBool::new(false),
         error: Mutex::new(None),
     };
-    let copied = threads(&shared, keep);
+    let small = shared.plan.lock().unwrap_or_else(|e| e.into_inner()).is_one_task();
+    let copied = if small { alone(&shared, keep) } else { threads(&shared, keep) };
     match shared.error.into_inner().unwrap_or_else(|e| e.into_inner()) {
         Some(error) => Err(error),
         None => Ok(copied),
+    }
+}
+
+/// A plan of one task at most: starting threads would take longer than the work (the last pass of a frozen file
+/// system is such a plan).
+fn alone(shared: &Shared<'_>, keep: &mut dyn FnMut(EncodedFrame) -> Result<()>) -> Copied {
+    let mut copied = Copied::default();
+    let (mut buf, mut scratch) = (AlignedBuf::new(0), AlignedBuf::new(0));
+    loop {
+        match next(shared, &mut buf, &mut scratch) {
+            Ok(Some(task)) => {
+                let frames = encode(shared, &task, &buf);
+                settle(shared, &task, frames, &mut copied, keep);
+            }
+            Ok(None) => return copied,
+            Err(error) => shared.fail(error),
+        }
     }
 }
 
@@ -142,18 +160,24 @@ fn next(shared: &Shared<'_>, buf: &mut AlignedBuf, scratch: &mut AlignedBuf) -> 
 
 fn compressors(shared: &Shared<'_>, input: &Receiver<Read>, out: &Sender<Done>) {
     for Read { task, buf } in input {
-        let mut frames = Vec::new();
-        let encoded = judge::runs(&task, &buf, |extent, raw| {
-            frames.push(encode_frame(extent, raw, shared.how.compression)?);
-            Ok(())
-        });
-        if let Err(error) = encoded {
-            shared.fail(error);
-        }
+        let frames = encode(shared, &task, &buf);
         if out.send(Done { task, buf, frames }).is_err() {
             return;
         }
     }
+}
+
+/// The frames of a task; none after a failure, which it tells everyone.
+fn encode(shared: &Shared<'_>, task: &Task, bytes: &[u8]) -> Vec<EncodedFrame> {
+    let mut frames = Vec::new();
+    let encoded = judge::runs(task, bytes, |extent, raw| {
+        frames.push(encode_frame(extent, raw, shared.how.compression)?);
+        Ok(())
+    });
+    if let Err(error) = encoded {
+        shared.fail(error);
+    }
+    frames
 }
 
 /// Puts the tasks back in order and hands their frames on.

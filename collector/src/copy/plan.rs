@@ -62,6 +62,11 @@ impl<'a> Plan<'a> {
         plan
     }
 
+    /// What is left is one task at most.
+    pub(super) fn is_one_task(&self) -> bool {
+        self.extents.len() <= RUNS && self.extents.iter().map(|e| e.length).sum::<u64>() <= TASK - CELL
+    }
+
     /// The next task.
     pub(super) fn next(&mut self) -> Option<Result<Task>> {
         let mut runs = Vec::new();

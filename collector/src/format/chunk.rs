@@ -14,8 +14,11 @@ use crate::error::{Error, Kind, Result};
 /// The most pieces in a chunk.
 pub const PIECES_PER_CHUNK: usize = 16 * 1024;
 
-/// The most bytes a chunk unpacks to.
-pub const MAX_CHUNK: usize = PIECES_PER_CHUNK * 80;
+/// The most bytes a piece takes before compression (a kind, six numbers of at most ten bytes, a hash: 77).
+const PIECE_MAX: usize = 80;
+
+/// The most bytes a chunk has, packed or not.
+pub const MAX_CHUNK: usize = PIECES_PER_CHUNK * PIECE_MAX;
 
 /// Where the stored bytes of a frame lie, and which part of it a piece shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,7 +183,7 @@ pub fn decode_chunk(bytes: &[u8], count: usize) -> Result<Vec<Piece>> {
     if count > PIECES_PER_CHUNK {
         return Err(damaged("chunk with too many pieces"));
     }
-    let raw = zstd::bulk::decompress(bytes, MAX_CHUNK)
+    let raw = zstd::bulk::decompress(bytes, count * PIECE_MAX)
         .map_err(|e| Error::caused(Kind::Damaged, "decompress chunk of an index", e))?;
     let mut r = Reader::new(&raw);
     let kinds = r.take(count)?;

@@ -43,7 +43,7 @@ macro_rules! ulid_name {
                 let name = Ulid::from_string(text).ok().map(|u| Self::from_bytes(u.to_bytes()));
                 // one spelling only: names are exact keys
                 name.filter(|n| n.to_string() == text).ok_or_else(|| {
-                    let hint = concat!("26 characters as `blkdelta list` prints them");
+                    let hint = "26 characters as `blkdelta list` prints them";
                     Error::new(Kind::Usage, format!("{text:?} is not the id of a {}", $what)).hint(hint)
                 })
             }

@@ -7,13 +7,15 @@ use super::{Ledger, Show, place};
 use crate::block::{ExtentSet, Granularity};
 use crate::copy::How;
 use crate::diff::Difference;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::format::{Compression, Consistency, DeviceIdent, EpochRange, Geometry, Manifest};
 use crate::repository::{FinishInfo, NewPoint, Repository};
 use crate::source::Source;
+use crate::sys::device::BlockDevice;
 use crate::sys::failpoint;
 use crate::tracker::Base;
 use crate::usage::{Mounted, Usage, filesystems, used_areas};
+use std::fs::File;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -46,6 +48,12 @@ pub trait Survey {
     /// # Errors
     /// If it cannot be examined.
     fn filesystems(&self) -> Result<Vec<Mounted>>;
+
+    /// Has everything that file systems and the device's own page cache hold back written out.
+    ///
+    /// # Errors
+    /// If one cannot.
+    fn flush(&self) -> Result<()>;
 }
 
 /// The survey of a block device.
@@ -58,6 +66,15 @@ impl Survey for DeviceSurvey {
 
     fn filesystems(&self) -> Result<Vec<Mounted>> {
         filesystems(&self.0)
+    }
+
+    fn flush(&self) -> Result<()> {
+        for fs in self.filesystems()? {
+            let what = || format!("sync {}", fs.mountpoint.display());
+            let folder = File::open(&fs.mountpoint).os_context(what)?;
+            rustix::fs::syncfs(&folder).os_context(what)?;
+        }
+        BlockDevice::open(&self.0)?.flush_cache()
     }
 }
 
@@ -127,6 +144,8 @@ pub fn backup(
     let place = place::judge(subject.number, repo.local_path(), wishes)?;
     let lock = repo.lock(&subject.ident.id)?;
     let ground = Ground::choose(subject, ledger, repo, wishes);
+    // what is held back now is copied while the file systems live, not while they are frozen
+    subject.survey.flush()?;
     let cut = ledger.cut()?;
     failpoint("job.after-cut")?;
     let pending = ledger.pending()?;

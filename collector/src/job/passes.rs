@@ -47,26 +47,24 @@ pub(super) struct Pace {
     pub(super) last_cut: Instant,
     /// The slowest cut.
     cut: Duration,
-    /// Time the last copying took.
-    copy: Duration,
     /// Bytes copied per second, over all passes.
     rate: f64,
     /// Bytes changed per second before the last cut.
     dirty: f64,
 }
 
-/// Reads ahead of freezing and the file system's own flush.
+/// Freezing itself, and the file system's own last flush.
 const OVERHEAD: Duration = Duration::from_millis(20);
 
 impl Pace {
     pub(super) fn new(dirty: f64) -> Self {
         // a rate to begin with that the slowest disk has; measured from the first pass on
-        Self { last_cut: Instant::now(), cut: Duration::ZERO, copy: Duration::ZERO, rate: 50e6, dirty }
+        Self { last_cut: Instant::now(), cut: Duration::ZERO, rate: 50e6, dirty }
     }
 
     /// How long the file systems would stand still if they were frozen now.
     pub(super) fn predicted(&self) -> Duration {
-        let left = self.dirty * self.copy.as_secs_f64();
+        let left = self.dirty * self.last_cut.elapsed().as_secs_f64();
         let copying = Duration::try_from_secs_f64(left / self.rate).unwrap_or(Duration::MAX);
         OVERHEAD.saturating_add(self.cut * 2).saturating_add(copying)
     }
@@ -79,7 +77,6 @@ impl Pace {
     }
 
     fn copied(&mut self, bytes: u64, time: Duration) {
-        self.copy = time;
         // small passes say more about latency than about rate
         if bytes >= 1 << 20 {
             self.rate = bytes as f64 / time.as_secs_f64().max(1e-6);

@@ -9,13 +9,12 @@ use super::passes::Passes;
 use super::{Wishes, ground::chain_of};
 use crate::block::{BLOCK, ExtentSet};
 use crate::epoch::Cut;
-use crate::error::{Context, Result};
+use crate::error::Result;
 use crate::sys::failpoint;
 use crate::sys::freeze::{Freeze, refuse_if_frozen};
 use crate::usage::Mounted;
-use std::fs::File;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How the source stood when the last pass copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,9 +43,9 @@ impl Passes<'_> {
         may_freeze: bool,
     ) -> Result<Still> {
         if mounted.is_empty() || !may_freeze {
-            return self.until_quiet(mounted);
+            return self.until_quiet();
         }
-        self.until_little(mounted)?;
+        self.until_little()?;
         let predicted = self.pace.predicted();
         if predicted > wishes.freeze_limit {
             self.notes.push(format!(
@@ -54,9 +53,14 @@ impl Passes<'_> {
                 predicted.as_millis(),
                 wishes.freeze_limit.as_millis()
             ));
-            return self.until_quiet(mounted);
+            return self.until_quiet();
         }
-        sync(mounted)?;
+        self.freeze(mounted, wishes)
+    }
+
+    /// Freezes, cuts, copies, thaws; without a freeze, live passes.
+    fn freeze(&mut self, mounted: &[Mounted], wishes: &Wishes) -> Result<Still> {
+        self.subject.survey.flush()?;
         let points: Vec<PathBuf> = mounted.iter().map(|m| m.mountpoint.clone()).collect();
         let hold = refuse_if_frozen(&points, &self.own_folders)
             .and_then(|()| Freeze::hold(&points, wishes.freeze_limit));
@@ -64,39 +68,50 @@ impl Passes<'_> {
             Ok(hold) => hold,
             Err(error) => {
                 self.notes.push(format!("not frozen: {}", chain_of(&error)));
-                return self.until_quiet(mounted);
+                return self.until_quiet();
             }
         };
         // nothing but copying until the thaw; dropping `hold` on a failure thaws
-        let proof = self.while_frozen(mounted)?;
+        let held = hold.held_for();
+        let (proof, times) = self.while_frozen(mounted)?;
         let frozen = hold.thaw();
+        log::info!("frozen: {held:?} to freeze, {times}, {frozen:?} in all");
         failpoint("job.after-thaw")?;
-        match (proof, frozen) {
-            (Ok(()), Ok(time)) => Ok(Still::Frozen(time)),
-            (Err(why), _) => {
-                self.notes.push(why);
-                Ok(Still::Moving)
-            }
-            (_, Err(error)) => {
-                self.notes.push(format!("the freeze did not last: {}", chain_of(&error)));
-                Ok(Still::Moving)
-            }
-        }
+        let why = match (proof, frozen) {
+            (Ok(()), Ok(time)) => return Ok(Still::Frozen(time)),
+            (Err(why), _) => why,
+            (_, Err(error)) => format!("the freeze did not last: {}", chain_of(&error)),
+        };
+        self.notes.push(why);
+        Ok(Still::Moving)
     }
 
     /// Cuts, copies, and cuts again to prove that nothing of the file systems changed meanwhile; the inner
     /// failure is a reason why that could not be proved.
-    fn while_frozen(&mut self, mounted: &[Mounted]) -> Result<Result<(), String>> {
+    fn while_frozen(&mut self, mounted: &[Mounted]) -> Result<(Result<(), String>, String)> {
         failpoint("job.frozen")?;
+        let began = Instant::now();
         let cut = self.cut()?;
+        let after_cut = began.elapsed();
         self.copy_cut(&cut, true)?;
+        let after_copy = began.elapsed();
         let time_cut = self.time_cut;
         let after = self.cut()?;
         self.time_cut = time_cut;
         failpoint("job.before-thaw")?;
-        if unchanged(&after) {
+        let times = format!(
+            "{after_cut:?} to cut, {:?} to copy, {:?} to prove",
+            after_copy - after_cut,
+            began.elapsed() - after_copy
+        );
+        Ok((self.judge(&after, mounted), times))
+    }
+
+    /// Did the file systems stand still in the epoch that `after` ended?
+    fn judge(&mut self, after: &Cut, mounted: &[Mounted]) -> Result<(), String> {
+        if unchanged(after) {
             self.epochs.last = after.epoch;
-            return Ok(Ok(()));
+            return Ok(());
         }
         // not copied, so not ours to forget: the next difference has it
         let theirs: ExtentSet = mounted.iter().map(|m| m.extent).collect();
@@ -105,19 +120,21 @@ impl Passes<'_> {
                 "{} bytes outside the frozen file systems changed meanwhile",
                 after.extents.total()
             ));
-            return Ok(Ok(()));
+            return Ok(());
         }
-        Ok(Err(format!("{} bytes changed although the file systems were frozen", after.extents.total())))
+        Err(format!("{} bytes changed although the file systems were frozen", after.extents.total()))
     }
 
     /// Live passes until a freeze would be short, or passes no longer help.
-    fn until_little(&mut self, mounted: &[Mounted]) -> Result<()> {
+    fn until_little(&mut self) -> Result<()> {
         let mut last = u64::MAX;
-        for _ in 0..PASSES {
-            if self.pace.predicted() <= SHORT {
+        for pass in 0..PASSES {
+            // after a long first pass nobody knows yet how much was written meanwhile
+            let known = pass > 0 || self.pace.last_cut.elapsed() <= SHORT * 2;
+            if known && self.pace.predicted() <= SHORT {
                 return Ok(());
             }
-            sync(mounted)?;
+            self.subject.survey.flush()?;
             let cut = self.cut()?;
             let left = cut.extents.total();
             self.copy_cut(&cut, false)?;
@@ -130,10 +147,10 @@ impl Passes<'_> {
     }
 
     /// Live passes until nothing was written during one, or passes no longer help.
-    fn until_quiet(&mut self, mounted: &[Mounted]) -> Result<Still> {
+    fn until_quiet(&mut self) -> Result<Still> {
         let mut last = u64::MAX;
         for _ in 0..PASSES {
-            sync(mounted)?;
+            self.subject.survey.flush()?;
             let cut = self.cut()?;
             let left = cut.extents.total();
             self.copy_cut(&cut, false)?;
@@ -153,14 +170,4 @@ impl Passes<'_> {
 /// beginning would be one), or marks of leaked slots only.
 fn unchanged(cut: &Cut) -> bool {
     cut.quiet || cut.extents.is_empty()
-}
-
-/// Has the file systems write out what they hold back, so that it is copied while they live.
-pub(super) fn sync(mounted: &[Mounted]) -> Result<()> {
-    for fs in mounted {
-        let what = || format!("sync {}", fs.mountpoint.display());
-        let folder = File::open(&fs.mountpoint).os_context(what)?;
-        rustix::fs::syncfs(&folder).os_context(what)?;
-    }
-    Ok(())
 }

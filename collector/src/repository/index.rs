@@ -211,8 +211,9 @@ impl IndexReader {
         }
         for piece in pieces {
             let extent = piece.extent;
-            let whole = extent.offset % BLOCK == 0
-                && (extent.end() == self.size || extent.end() < self.size && extent.end() % BLOCK == 0);
+            let whole = extent.offset.is_multiple_of(BLOCK)
+                && (extent.end() == self.size
+                    || extent.end() < self.size && extent.end().is_multiple_of(BLOCK));
             if extent.offset < *end || !whole {
                 return Err(damaged(format!("piece at {}: out of order or off the grid", extent.offset)));
             }

@@ -53,6 +53,7 @@ impl Repository {
         let Some(folder) = self.local_path() else {
             return Err(Error::new(Kind::Unsupported, "lock a repository that is not a local folder"));
         };
+        self.store().settle()?;
         let path = folder.join("lock").join(device.as_str());
         let what = || format!("lock {device} in repository {}", folder.display());
         let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
@@ -69,7 +70,6 @@ impl Repository {
         taken.os_context(what)?;
         let taken_over = (!words.is_empty()).then(|| format!("{words} died while it was writing"));
         sign(&file).os_context(what)?;
-        self.store().settle()?;
         Ok(DeviceLock { held: Arc::new(Held { device: device.clone(), file, taken_over }) })
     }
 }

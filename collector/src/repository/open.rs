@@ -35,18 +35,15 @@ impl Repository {
             return Err(Error::new(Kind::Exists, format!("{}: the folder holds {found:?} already", what()))
                 .hint("give an empty or a new folder"));
         }
-        make_folders(&folder).os_context(what)?;
+        make_folder(&folder)?;
         let store = Store::local(&folder)?;
+        store.settle()?;
         let config = RepositoryConfig {
             uuid: RepositoryId::generate(),
             created: unix_millis(),
             cell: CELL,
             tool: tool(),
         };
-        store.settle()?;
-        if let Some(parent) = store.folder().and_then(Path::parent) {
-            sync_folder(parent)?;
-        }
         failpoint("repo.config.put")?;
         store.put_new(keys::CONFIG, config.encode()?.into()).map_err(|e| e.within(what()))?;
         failpoint("repo.config.stored")?;
@@ -151,12 +148,12 @@ fn first_foreign(folder: &Path) -> std::io::Result<Option<String>> {
     Ok(None)
 }
 
-fn make_folders(folder: &Path) -> std::io::Result<()> {
-    std::fs::create_dir_all(folder)?;
-    for name in FOLDERS {
-        std::fs::create_dir_all(folder.join(name))?;
-    }
-    Ok(())
+/// Makes the folder and what is missing above it, durably.
+fn make_folder(folder: &Path) -> Result<()> {
+    let absolute = std::path::absolute(folder).os_context(|| format!("find folder {}", folder.display()))?;
+    let missing: Vec<&Path> = absolute.ancestors().take_while(|p| !p.exists()).collect();
+    std::fs::create_dir_all(&absolute).os_context(|| format!("make folder {}", folder.display()))?;
+    missing.iter().filter_map(|made| made.parent()).try_for_each(sync_folder)
 }
 
 #[cfg(test)]
@@ -171,6 +168,9 @@ mod tests {
         let made = Repository::create(&at("a/b")).unwrap();
         assert_eq!(Repository::open(&at("a/b")).unwrap().uuid(), made.uuid());
         assert_eq!(Repository::open_or_create(&at("a/b")).unwrap().uuid(), made.uuid());
+        assert!(
+            made.points().unwrap().is_empty() && made.points_of(&"x".parse().unwrap()).unwrap().is_empty()
+        );
         assert_eq!(Repository::create(&at("a/b")).unwrap_err().kind(), Kind::Exists);
         // a folder that holds something else: refused and untouched
         assert_eq!(Repository::create(&at("a")).unwrap_err().kind(), Kind::Exists);

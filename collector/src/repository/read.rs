@@ -11,7 +11,7 @@ const GAP: u64 = 64 * 1024;
 /// The longest single read.
 const READ: u64 = 8 << 20;
 
-const ZEROS: [u8; CELL as usize] = [0; CELL as usize];
+static ZEROS: [u8; CELL as usize] = [0; CELL as usize];
 
 /// A run of bytes of the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

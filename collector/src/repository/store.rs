@@ -13,7 +13,8 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::task::{Poll, Wake, Waker};
 
 /// The folders a local repository has from its creation.
 pub(super) const FOLDERS: [&str; 4] = ["seg", "idx", "bak", "lock"];
@@ -22,7 +23,7 @@ pub(super) const FOLDERS: [&str; 4] = ["seg", "idx", "bak", "lock"];
 pub(crate) struct Store {
     objects: Arc<dyn ObjectStore>,
     local: Option<PathBuf>,
-    runtime: Option<tokio::runtime::Runtime>,
+    runtime: OnceLock<tokio::runtime::Runtime>,
 }
 
 impl Store {
@@ -32,12 +33,7 @@ impl Store {
         let folder = std::fs::canonicalize(folder).map_err(|e| Error::os(what(), e))?;
         let objects =
             LocalFileSystem::new_with_prefix(&folder).map_err(|e| classify(e, what()))?.with_fsync(true);
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("blkdelta-store")
-            .build()
-            .map_err(|e| Error::os("start the store's runtime", e))?;
-        Ok(Self { objects: Arc::new(objects), local: Some(folder), runtime: Some(runtime) })
+        Ok(Self { objects: Arc::new(objects), local: Some(folder), runtime: OnceLock::new() })
     }
 
     /// The folder of a local store.
@@ -45,15 +41,32 @@ impl Store {
         self.local.as_deref()
     }
 
-    /// Runs `work` on the store's runtime and waits; callable from any thread, also from inside another runtime.
+    /// Runs `work` and waits; callable from any thread, also from inside an async runtime.
+    ///
+    /// The local store does its work where it is polled, unless a runtime is current: no thread is woken for it.
     fn wait<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Result<T> {
-        let gone = || Error::new(Kind::Bug, "the store's runtime is gone");
-        let runtime = self.runtime.as_ref().ok_or_else(gone)?;
+        if self.local.is_some() && tokio::runtime::Handle::try_current().is_err() {
+            return Ok(poll_here(work));
+        }
         let (tell, told) = crossbeam_channel::bounded(1);
-        runtime.spawn(async move {
+        self.runtime()?.spawn(async move {
             let _ = tell.send(work.await);
         });
-        told.recv().map_err(|_| gone())
+        told.recv().map_err(|_| Error::new(Kind::Bug, "the store's runtime is gone"))
+    }
+
+    /// The runtime, made when it is needed first.
+    fn runtime(&self) -> Result<&tokio::runtime::Runtime> {
+        if let Some(runtime) = self.runtime.get() {
+            return Ok(runtime);
+        }
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let made = builder.worker_threads(1).thread_name("blkdelta-store").build();
+        let made = made.map_err(|e| Error::os("start the store's runtime", e))?;
+        if let Err(second) = self.runtime.set(made) {
+            second.shutdown_background();
+        }
+        self.runtime.get().ok_or_else(|| Error::new(Kind::Bug, "no runtime"))
     }
 
     /// A whole object of at most `limit` bytes.
@@ -149,10 +162,13 @@ impl Store {
     }
 
     /// Makes the names of the upper folders durable: another process may have made one and died before its sync.
+    /// A folder that a copy of the repository lost because it was empty is made again.
     pub fn settle(&self) -> Result<()> {
         let Some(root) = &self.local else { return Ok(()) };
-        for folder in FOLDERS {
-            sync_folder(&root.join(folder))?;
+        for folder in FOLDERS.map(|name| root.join(name)) {
+            let what = || format!("make folder {}", folder.display());
+            std::fs::create_dir_all(&folder).map_err(|e| Error::os(what(), e))?;
+            sync_folder(&folder)?;
         }
         sync_folder(root)
     }
@@ -210,6 +226,24 @@ impl Drop for ObjectStream {
         if let Some(mut upload) = self.upload.take() {
             let _ = self.store.wait(async move { upload.abort().await });
         }
+    }
+}
+
+/// Polls `work` on this thread until it is done.
+fn poll_here<T>(work: impl Future<Output = T>) -> T {
+    struct Unpark(std::thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut work = std::pin::pin!(work);
+    loop {
+        if let Poll::Ready(done) = work.as_mut().poll(&mut std::task::Context::from_waker(&waker)) {
+            return done;
+        }
+        std::thread::park();
     }
 }
 

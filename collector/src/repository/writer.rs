@@ -138,11 +138,11 @@ impl PointWriter {
         let extent = frame.meta.extent;
         let size = self.new.geometry.size;
         let whole = extent.length > 0
-            && extent.offset % BLOCK == 0
+            && extent.offset.is_multiple_of(BLOCK)
             && extent
                 .offset
                 .checked_add(extent.length)
-                .is_some_and(|end| end == size || end < size && end % BLOCK == 0);
+                .is_some_and(|end| end == size || end < size && end.is_multiple_of(BLOCK));
         let zero = frame.meta.codec == Codec::Zero;
         if extent.offset < self.end || !whole || !(zero || fits_cell(extent)) {
             let what = format!("add frame {extent:?}: out of order, off the grid or beyond the device");

@@ -1,7 +1,8 @@
 //! Questions to a mounted btrfs: its devices, features and the items of its trees
 //! (`include/uapi/linux/btrfs.h`, `btrfs_tree.h`; unchanged 6.1 to 7.3).
 
-use super::ioctl;
+use super::mounts::Mount;
+use super::{device, ioctl};
 use std::io;
 use std::os::fd::AsFd;
 
@@ -140,6 +141,15 @@ pub(crate) fn fs_info(fd: impl AsFd) -> io::Result<FsInfo> {
     let fsid = *info.get(16..).and_then(|b| b.first_chunk()).ok_or(io::ErrorKind::InvalidData)?;
     let node_size = u32_at(&info, 32).ok_or(io::ErrorKind::InvalidData)?;
     Ok(FsInfo { fsid, node_size })
+}
+
+/// Kernel `dev_t` of the devices of a mounted btrfs, from `/sys/fs/btrfs`; empty if it cannot be asked.
+pub(crate) fn members(mount: &Mount) -> Vec<u32> {
+    let Some(info) = mount.open().ok().and_then(|file| fs_info(file).ok()) else { return Vec::new() };
+    let hex = info.fsid.map(|byte| format!("{byte:02x}")).concat();
+    let uuid = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-");
+    let list = std::fs::read_dir(format!("/sys/fs/btrfs/{uuid}/devices")).into_iter().flatten().flatten();
+    list.filter_map(|e| device::dev_of(&e.path()).ok()).collect()
 }
 
 /// One device of a file system.

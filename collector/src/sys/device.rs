@@ -306,7 +306,7 @@ fn first_text(folder: &Path, attributes: &[&str]) -> Option<String> {
     attributes.iter().find_map(|attribute| text(folder, attribute))
 }
 
-fn dev_of(folder: &Path) -> Result<u32> {
+pub(super) fn dev_of(folder: &Path) -> Result<u32> {
     let text = read(folder, "dev")?;
     let numbers = text.trim().split_once(':').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
     let bad = || Error::new(Kind::Unsupported, format!("{}/dev: {text:?}", folder.display()));
@@ -336,6 +336,22 @@ mod tests {
     #[test]
     fn numbers_are_the_kernels() {
         assert_eq!(kernel_dev(259, 300), 259 << 20 | 300);
+    }
+
+    #[test]
+    fn every_device_of_this_machine_can_be_examined() {
+        for entry in std::fs::read_dir("/sys/dev/block").into_iter().flatten().flatten() {
+            let name = entry.file_name().into_string().unwrap();
+            let (major, minor) = name.split_once(':').unwrap();
+            let dev = kernel_dev(major.parse().unwrap(), minor.parse().unwrap());
+            // other tests' devices come and go
+            let Ok(device) = BlockDevice::of_number(dev) else { continue };
+            assert_eq!(device.dev, dev);
+            assert_eq!(device.partition.is_none(), device.disk == dev);
+            assert!(device.logical_block.is_power_of_two() && device.logical_block <= device.physical_block);
+            assert!(device.stat().is_ok() || !device.sysfs().exists(), "{name}");
+            println!("{name} {} {} request-based {}", device.name, device.driver, device.request_based);
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 /// One mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
-    /// The kernel's number of this mount; higher is mounted later.
+    /// The kernel's number of this mount; given again when free, so it says nothing about age.
     pub id: u64,
     /// Device number of the super block, `major << 20 | minor`; major 0 is no block device.
     pub dev: u32,
@@ -41,15 +41,13 @@ impl Mount {
     }
 }
 
-/// All mounts of this process's namespace, oldest first.
+/// All mounts of this process's namespace.
 ///
 /// # Errors
 /// If `/proc` is not readable.
 pub fn all() -> Result<Vec<Mount>> {
     let text = std::fs::read("/proc/self/mountinfo").os_context(|| "read /proc/self/mountinfo".into())?;
-    let mut mounts: Vec<Mount> = text.split(|&b| b == b'\n').filter_map(parse).collect();
-    mounts.sort_by_key(|m| m.id);
-    Ok(mounts)
+    Ok(text.split(|&b| b == b'\n').filter_map(parse).collect())
 }
 
 /// The mount that `path` lies on.

@@ -112,9 +112,9 @@ impl Reading {
     /// requests that were on their way when it began complete as orphans; so do overflowed ones, which count once.
     fn shortfall(&self, base: &Baseline) -> u64 {
         let expected = self.kernel.saturating_sub(base.kernel_at_start);
-        let seen =
-            |c: &CounterSums| c.submitted_sectors + c.orphan_sectors.saturating_sub(c.overflowed_sectors);
-        expected.saturating_sub(self.counters.iter().map(seen).max().unwrap_or(0))
+        let most = |sum: Sum| self.counters.iter().map(sum).max().unwrap_or(0);
+        let orphans = most(|c| c.orphan_sectors).saturating_sub(most(|c| c.overflowed_sectors));
+        expected.saturating_sub(most(|c| c.submitted_sectors) + orphans)
     }
 
     /// Skipped runs of all programs in the epoch.
@@ -143,7 +143,7 @@ impl Reading {
 
     /// Changes that were seen but whose place is unknown.
     fn blind_spots(&self, base: &Baseline) -> Vec<String> {
-        let spots: [(fn(&CounterSums) -> u64, &str); 6] = [
+        let spots: [(Sum, &str); 6] = [
             (|c| c.passthrough, "passthrough commands were sent to the disk"),
             (|c| c.unknown, "operations of unknown kind"),
             (|c| c.unaddressed, "zone operations without a range"),
@@ -151,13 +151,16 @@ impl Reading {
             (|c| c.truncated, "discards with more ranges than can be walked"),
             (|c| c.unmapped, "writes found no bitmap"),
         ];
-        let grown = |(sum, what): (fn(&CounterSums) -> u64, &str)| {
+        let grown = |(sum, what): (Sum, &str)| {
             let n = self.grown(base, sum);
             (n > 0).then(|| format!("{what} ({n})"))
         };
         spots.into_iter().filter_map(grown).collect()
     }
 }
+
+/// One of the counters.
+type Sum = fn(&CounterSums) -> u64;
 
 /// Which programs a disk of that kind needs.
 pub fn roles(bio_based: bool) -> &'static [Role] {
@@ -172,7 +175,7 @@ fn before(base: &Baseline, program: &str) -> u64 {
     base.skipped.iter().find(|(name, _)| name == program).map_or(0, |(_, n)| *n)
 }
 
-fn sums(maps: &Maps, row: u32) -> Result<CounterSums> {
+pub(super) fn sums(maps: &Maps, row: u32) -> Result<CounterSums> {
     let cpus = maps.counters.get(&row, 0).map_err(|e| aya_error("read the programs' counters", e))?;
     let sum = |field: fn(&Counters) -> u64| cpus.iter().map(field).sum();
     Ok(CounterSums {

@@ -9,6 +9,7 @@
 mod btf;
 mod health;
 mod kernel;
+mod live;
 mod load;
 mod places;
 mod refuse;
@@ -16,6 +17,7 @@ mod registry;
 mod state;
 
 pub use health::{Reading, Verdict};
+pub use live::{Diagnostics, Live, Traffic, Watcher};
 pub use load::{Loaded, Maps, ProgramHealth};
 pub use places::Places;
 pub use state::{Base, Baseline, CounterSums, DeviceState, Identity, Sealed, now_ms};
@@ -114,9 +116,11 @@ fn already(state: DeviceState, granularity: Granularity) -> Result<DeviceState> 
         .hint(format!("run `blkdelta untrack {path}` first; the next backup is then a full one")))
 }
 
+/// Number of the first epoch.
+const FIRST_EPOCH: u64 = 1;
+
 /// Bitmap, target, disk; then a moment's wait until every program sees them.
 fn begin(places: &Places, device: &BlockDevice, granularity: Granularity) -> Result<DeviceState> {
-    const FIRST_EPOCH: u64 = 1;
     let key = state::key_of(device.dev);
     let disk = device.whole_disk()?;
     let bio_based = !device.request_based;
@@ -139,16 +143,28 @@ fn begin(places: &Places, device: &BlockDevice, granularity: Granularity) -> Res
     maps.link(device.disk, entry, slot, target)?;
     maps.switch_bitmap(slot, &bitmap)?; // the kernel waits for running programs: from here on all see the target
     let reading = Reading::take(places, &maps, &disk, entry.id)?;
+    let session = ulid::Ulid::generate().to_string();
+    first_state(device, granularity, slot, entry.id, session, &reading)
+}
+
+fn first_state(
+    device: &BlockDevice,
+    granularity: Granularity,
+    slot: u32,
+    disk_row: u32,
+    session: String,
+    reading: &Reading,
+) -> Result<DeviceState> {
     let now = now_ms();
     Ok(DeviceState {
         boot: bpf::boot_id()?,
-        session: ulid::Ulid::generate().to_string(),
+        session,
         path: device.path.clone(),
-        identity,
+        identity: Identity::of(device),
         granularity,
         slot,
-        disk_row: entry.id,
-        bio_based,
+        disk_row,
+        bio_based: !device.request_based,
         since_ms: now,
         difference_since_ms: now,
         epoch: FIRST_EPOCH,

@@ -52,13 +52,19 @@ fn m16_logical_block_of_4096() {
 
 #[test]
 fn m15_the_page_cache_of_the_device_is_not_believed() {
-    if !ready("m15_the_page_cache_of_the_device_is_not_believed", &["mkfs.ext4"]) {
+    if !ready("m15_the_page_cache_of_the_device_is_not_believed", &["mkfs.ext4", "mkfs.xfs"]) {
         return;
     }
-    for block in ["1024", "2048", "4096"] {
-        let device = Loop::new(Image::new(64 << 20, 0), &[]);
-        run(&["mkfs.ext4", "-q", "-b", block, device.name()]);
-        let mount = Mount::new(&device.path, "noatime");
+    for block in ["1024", "2048", "4096", "65536"] {
+        let device = Loop::new(Image::new(400 << 20, 0), &[]);
+        let mount = match block {
+            "65536" => large_blocks(&device),
+            _ => {
+                run(&["mkfs.ext4", "-q", "-b", block, device.name()]);
+                Some(Mount::new(&device.path, "noatime"))
+            }
+        };
+        let Some(mount) = mount else { continue };
         let path = mount.dir.join("file");
         let (old, new) = (Noise(3).bytes(65536), Noise(4).bytes(65536));
         write_through(&path, &old);
@@ -73,6 +79,17 @@ fn m15_the_page_cache_of_the_device_is_not_believed() {
         LiveDevice::open(&device.path).unwrap().read_at(at, &mut buf, 4096).unwrap();
         assert!(buf[..] == new[..4096], "stale with blocks of {block}");
     }
+}
+
+/// XFS with 64 KiB blocks, where the kernel can mount it (6.12 and later).
+fn large_blocks(device: &Loop) -> Option<Mount> {
+    let size = format!("size={}", 64 << 10);
+    run(&["mkfs.xfs", "-q", "-b", &size, device.name()]);
+    let mount = std::panic::catch_unwind(|| Mount::new(&device.path, "noatime")).ok();
+    if mount.is_none() {
+        println!("SKIPPED: m15 with blocks of 64 KiB: this kernel cannot mount them");
+    }
+    mount
 }
 
 fn write_through(path: &std::path::Path, bytes: &[u8]) {

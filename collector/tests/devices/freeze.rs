@@ -100,8 +100,11 @@ fn m25_places_on_the_frozen_file_system_are_refused() {
     assert_eq!(error.kind(), Kind::Usage);
     refuse_if_frozen(std::slice::from_ref(&inner.dir), &frozen).unwrap();
     // both together: the inner one must be frozen first, or this would never return
-    let both = [outer.dir.clone(), inner.dir.clone()];
-    Freeze::hold(&both, LONG).unwrap().thaw().unwrap();
+    for both in [[&outer, &inner], [&inner, &outer]] {
+        let both = both.map(|mount| mount.dir.clone());
+        let time = Freeze::hold(&both, LONG).unwrap().thaw().unwrap();
+        assert!(time < Duration::from_secs(20), "{time:?}");
+    }
 }
 
 #[test]
@@ -125,6 +128,22 @@ fn m25_killed_while_frozen_is_thawed() {
     done(&writer);
     println!("thawed {:?} after the kill", killed.elapsed());
     child.wait().unwrap();
+}
+
+#[test]
+fn m25_a_btrfs_inside_the_frozen_file_system_is_recognised() {
+    if !ready("m25_a_btrfs_inside_the_frozen_file_system_is_recognised", &["mkfs.xfs", "mkfs.btrfs"]) {
+        return;
+    }
+    let device = Loop::new(Image::new(400 << 20, 0), &[]);
+    run(&["mkfs.xfs", "-q", device.name()]);
+    let outer = Mount::new(&device.path, "noatime");
+    let file = outer.dir.join("inner.img");
+    std::fs::File::create(&file).unwrap().set_len(120 << 20).unwrap();
+    run(&["mkfs.btrfs", "-q", file.to_str().unwrap()]);
+    let inner = Mount::new(&file, "loop");
+    let place = inner.dir.join("repository/not/there/yet");
+    assert!(refuse_if_frozen(std::slice::from_ref(&outer.dir), &[place]).is_err());
 }
 
 /// The process that [`m25_killed_while_frozen_is_thawed`] kills.

@@ -35,8 +35,8 @@ pub fn bench(ws: &Workspace, name: Option<&str>, rounds: usize) -> Result<()> {
     let Some(benchmark) = BENCHMARKS.iter().find(|benchmark| benchmark.name == name) else {
         bail!("no benchmark `{name}`; `cargo xtask bench` lists them");
     };
-    packages::ensure(packages::TEST)?;
-    packages::ensure(packages::BENCH)?;
+    packages::ensure(packages::TEST);
+    packages::ensure(packages::BENCH);
     say(format!("bench {name}: {rounds} rounds after one that does not count"));
     (benchmark.run)(ws, rounds)
 }

@@ -12,6 +12,7 @@ use crate::workspace::{Workspace, write_file};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 const TARGET: &str = "bpfel-unknown-none";
 const BINARY: &str = "blkdelta-ebpf";
@@ -52,10 +53,25 @@ pub fn ebpf(ws: &Workspace, check: bool) -> Result<()> {
     Ok(())
 }
 
+/// Lints the programs themselves, which a lint of the workspace does not compile.
+pub fn clippy(ws: &Workspace) -> Result<()> {
+    let toolchain = Toolchain::ensure(ws)?;
+    let mut clippy = prepare(ws, &toolchain, "clippy")?;
+    run(clippy.args(["--", "-D", "warnings"])).context("lint the kernel side")
+}
+
 fn build(ws: &Workspace, toolchain: &Toolchain) -> Result<Vec<u8>> {
+    run(&mut prepare(ws, toolchain, "build")?).context("build the kernel side")?;
+    let object = ws.target.join("ebpf").join(TARGET).join("ebpf").join(BINARY);
+    let bytes = fs::read(&object).with_context(|| format!("read {}", object.display()))?;
+    elf::without_debug(&bytes).with_context(|| format!("strip {}", object.display()))
+}
+
+/// A cargo verb on the programs, with everything that the object depends on.
+fn prepare(ws: &Workspace, toolchain: &Toolchain, verb: &str) -> Result<Command> {
     let target = ws.target.join("ebpf");
     let mut build = cargo();
-    build.current_dir(&ws.root).arg("build").args(["--locked", "--package", BINARY, "--bin", BINARY]);
+    build.current_dir(&ws.root).arg(verb).args(["--locked", "--package", BINARY, "--bin", BINARY]);
     build.args(["--features", "kernel", "--profile", "ebpf", "-Z", "build-std=core", "--target", TARGET]);
     for setting in PROFILE {
         build.arg("--config").arg(format!("profile.ebpf.{setting}"));
@@ -68,10 +84,7 @@ fn build(ws: &Workspace, toolchain: &Toolchain) -> Result<Vec<u8>> {
     for name in ["RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER"] {
         build.env_remove(name);
     }
-    run(&mut build).context("build the kernel side")?;
-    let object = target.join(TARGET).join("ebpf").join(BINARY);
-    let bytes = fs::read(&object).with_context(|| format!("read {}", object.display()))?;
-    elf::without_debug(&bytes).with_context(|| format!("strip {}", object.display()))
+    Ok(build)
 }
 
 fn flags(ws: &Workspace, toolchain: &Toolchain) -> Result<Vec<String>> {

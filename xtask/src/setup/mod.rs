@@ -11,9 +11,9 @@ use anyhow::Result;
 
 /// Installs all of it.
 pub fn setup(ws: &Workspace, bench: bool) -> Result<()> {
-    packages::ensure(packages::TEST)?;
+    packages::ensure(packages::TEST);
     if bench {
-        packages::ensure(packages::BENCH)?;
+        packages::ensure(packages::BENCH);
     }
     toolchain::Toolchain::ensure(ws)?;
     say("everything is there");

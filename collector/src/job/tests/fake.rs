@@ -3,16 +3,16 @@
 use crate::block::{BLOCK, Extent, ExtentSet, Granularity};
 use crate::chain::Chain;
 use crate::copy::Watch;
-use crate::error::{Error, Kind, Result};
-use crate::format::{DeviceId, DeviceIdent, Manifest, PointId};
 use crate::diff::Difference;
 use crate::epoch::Cut;
+use crate::error::{Error, Kind, Result};
+use crate::format::{DeviceId, DeviceIdent, Manifest, PointId};
 use crate::job::{self, Ledger, Outcome, Show, Subject, Survey, Wishes};
-use crate::tracker::Base;
 use crate::repository::Repository;
 use crate::restore::{Leave, Restore};
 use crate::source::{LiveDevice, Source};
 use crate::sys::direct::AlignedBuf;
+use crate::tracker::Base;
 use crate::usage::{Mounted, Usage};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -156,6 +156,9 @@ impl Survey for AllUsed {
     }
     fn filesystems(&self) -> Result<Vec<Mounted>> {
         Ok(Vec::new())
+    }
+    fn flush(&self) -> Result<()> {
+        Ok(())
     }
 }
 

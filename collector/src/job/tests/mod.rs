@@ -40,16 +40,16 @@ fn every_point_restores_to_what_the_disk_held_while_a_writer_never_rests() {
         let writer = std::thread::spawn(move || {
             let mut dice = Dice(round);
             while !writer_stop.load(Ordering::SeqCst) {
-                let (at, len, with) = (dice.roll(24 << 20), 1 + dice.roll(20_000), dice.roll(4) as u8 * 60);
+                let (at, len, with) = (dice.roll(24 << 20), 1 + dice.roll(6000), dice.roll(4) as u8 * 60);
                 writer_disk.write(at, len, with);
-                std::thread::sleep(std::time::Duration::from_micros(700));
+                std::thread::sleep(std::time::Duration::from_millis(3));
             }
         });
         let mut ledger = disk.ledger();
         let (mut writer, mut cuts) = (Some(writer), 0);
         ledger.at_cut = Some(Box::new(move |_| {
             cuts += 1;
-            if cuts == 4 {
+            if cuts == 3 {
                 stop.store(true, Ordering::SeqCst);
                 writer.take().unwrap().join().unwrap();
             }

@@ -80,6 +80,11 @@ impl Guardian {
         self.states.get()[i].store(FREE, Ordering::SeqCst);
     }
 
+    /// File system `i` is still as [`Self::watch`] left it: the child has not thawed it.
+    pub(super) fn is_watched(&self, i: usize) -> bool {
+        self.states.get()[i].load(Ordering::SeqCst) == WATCHED
+    }
+
     /// Sends the child away and waits until it is gone; what is still watched it thaws first.
     pub(super) fn dismiss(&mut self) {
         let Some(mut pipe) = self.pipe.take() else { return };

@@ -12,6 +12,7 @@
 
 mod guardian;
 
+use super::btrfs;
 use super::device::BlockDevice;
 use super::mounts::{self, Mount};
 use crate::error::{Error, Kind, Result};
@@ -43,7 +44,7 @@ struct Held {
 }
 
 impl Freeze {
-    /// Freezes the file systems mounted at `mountpoints`, each super block once, the latest mounted first. After
+    /// Freezes the file systems mounted at `mountpoints`, each super block once, one inside another first. After
     /// `limit`, or when this process dies, a guardian process thaws them.
     ///
     /// Do not write to them meanwhile: see [`refuse_if_frozen`].
@@ -97,7 +98,10 @@ impl Freeze {
         let mut first_error = None;
         for (i, held) in self.held.iter_mut().enumerate().rev().filter(|(_, h)| h.frozen) {
             held.frozen = false;
-            match ioctl(&held.file, FITHAW) {
+            // thawed by the guardian: somebody else may have frozen it since, that one is not ours
+            let ours = self.guardian.is_watched(i);
+            let thawed = if ours { ioctl(&held.file, FITHAW) } else { Err(gone()) };
+            match thawed {
                 Ok(()) => self.guardian.forget(i),
                 Err(error) => {
                     let error = lost(error, &held.mount, self.limit);
@@ -129,7 +133,7 @@ pub fn refuse_if_frozen(mountpoints: &[PathBuf], places: &[PathBuf]) -> Result<(
     for place in places {
         let there = place.ancestors().find(|p| p.exists()).unwrap_or(Path::new("."));
         let mount = mounts::of_path(there)?;
-        if reaches(mount.dev, &frozen, &mut BTreeSet::new()) {
+        if lies_on(&mount, &frozen) {
             let text = format!("{} lies on the file system that is to be frozen", place.display());
             return Err(Error::new(Kind::Usage, format!("{text}: the backup would wait for itself"))
                 .hint("put it on another file system, or back up with --no-freeze"));
@@ -138,19 +142,31 @@ pub fn refuse_if_frozen(mountpoints: &[PathBuf], places: &[PathBuf]) -> Result<(
     Ok(())
 }
 
+/// Writing to `mount` ends on one of the `frozen` super blocks.
+fn lies_on(mount: &Mount, frozen: &BTreeSet<u32>) -> bool {
+    let mut seen = BTreeSet::new();
+    lowest(mount).into_iter().any(|dev| reaches(dev, frozen, &mut seen))
+}
+
+/// The super block's device number and, for a btrfs, those of its devices.
+fn lowest(mount: &Mount) -> Vec<u32> {
+    let members = if mount.fstype == "btrfs" { btrfs::members(mount) } else { Vec::new() };
+    members.into_iter().chain([mount.dev]).collect()
+}
+
 /// Writing to device `dev` ends on one of the `frozen` super blocks.
 fn reaches(dev: u32, frozen: &BTreeSet<u32>, seen: &mut BTreeSet<u32>) -> bool {
     if frozen.contains(&dev) {
         return true;
     }
     let Some(device) = BlockDevice::of_number(dev).ok().filter(|_| seen.insert(dev)) else { return false };
-    let backing = device.backing_file.as_deref().and_then(|file| mounts::of_path(file).ok()).map(|m| m.dev);
-    let below = device.slaves().into_iter().chain(backing).chain([device.disk]);
-    below.collect::<Vec<_>>().into_iter().any(|dev| reaches(dev, frozen, seen))
+    let backing = device.backing_file.as_deref().and_then(|file| mounts::of_path(file).ok());
+    let backing = backing.map(|mount| lowest(&mount)).unwrap_or_default();
+    let mut below = device.slaves().into_iter().chain(backing).chain([device.disk]);
+    below.any(|dev| reaches(dev, frozen, seen))
 }
 
-/// The mounts at these paths, each super block once, latest first: a file system that lives in a file of another
-/// one must be frozen before that one.
+/// The mounts at these paths, each super block once, in the order to freeze them.
 fn distinct(mountpoints: &[PathBuf]) -> Result<Vec<Mount>> {
     let mut found: Vec<Mount> = Vec::new();
     for path in mountpoints {
@@ -159,8 +175,22 @@ fn distinct(mountpoints: &[PathBuf]) -> Result<Vec<Mount>> {
             found.push(mount);
         }
     }
-    found.sort_by_key(|m| std::cmp::Reverse(m.id));
-    Ok(found)
+    Ok(upper_first(found))
+}
+
+/// A file system that lives in a file (or on a device) of another one comes before that one: to be frozen it must
+/// still be able to write. Mount ids do not tell: the kernel gives the lowest free one.
+fn upper_first(mut mounts: Vec<Mount>) -> Vec<Mount> {
+    let mut order = Vec::with_capacity(mounts.len());
+    while !mounts.is_empty() {
+        let stands_on = |lower: &Mount, upper: &Mount| {
+            let target = BTreeSet::from([lower.dev]);
+            lower.dev != upper.dev && lies_on(upper, &target)
+        };
+        let top = mounts.iter().position(|m| !mounts.iter().any(|other| stands_on(m, other)));
+        order.push(mounts.remove(top.unwrap_or(0)));
+    }
+    order
 }
 
 fn explain(error: io::Error, mount: &Mount) -> Error {
@@ -173,6 +203,11 @@ fn explain(error: io::Error, mount: &Mount) -> Error {
         }
         _ => Error::os(what, error),
     }
+}
+
+/// What the kernel says to a thaw of what is not frozen.
+fn gone() -> io::Error {
+    io::Error::from_raw_os_error(libc::EINVAL)
 }
 
 fn lost(error: io::Error, mount: &Mount, limit: Duration) -> Error {

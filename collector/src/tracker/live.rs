@@ -1,0 +1,215 @@
+//! Live traffic, for eyes only: every write of a disk through the ring buffer, while somebody watches.
+//!
+//! Nothing depends on it. It may lose events when the reader is slow, and says how many. One watcher at a
+//! time: a ring buffer has one reader.
+
+use super::load::{Maps, aya_error};
+use super::places::Places;
+use super::state::DeviceState;
+use super::{CounterSums, Lock};
+use crate::block::{Extent, SECTOR};
+use crate::error::{Error, Kind, Result};
+use aya::maps::{Map, MapData, RingBuf};
+use blkdelta_ebpf::{DISK_LIVE, Disk, Event};
+use serde::Serialize;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// What was seen since the last look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Traffic {
+    /// Writes of any kind submitted to the device.
+    pub writes: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Events of the whole disk that the ring buffer had no room for.
+    pub lost: u64,
+}
+
+impl std::ops::AddAssign for Traffic {
+    fn add_assign(&mut self, more: Self) {
+        self.writes += more.writes;
+        self.bytes += more.bytes;
+        self.lost += more.lost;
+    }
+}
+
+/// Watches a device from a thread of its own until dropped; prints the programs' diagnostics on the way.
+pub struct Watcher {
+    seen: Arc<Mutex<Traffic>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watcher {
+    /// How often the ring buffer is emptied: 1 MiB holds 20,000 events and more.
+    const PERIOD: Duration = Duration::from_millis(50);
+
+    /// Starts watching.
+    ///
+    /// # Errors
+    /// `Busy` if another process watches.
+    pub fn start(places: &Places, state: &DeviceState) -> Result<Self> {
+        let (seen, stop) = (Arc::new(Mutex::new(Traffic::default())), Arc::new(AtomicBool::new(false)));
+        let (places, state) = (places.clone(), state.clone());
+        let (sum, end) = (Arc::clone(&seen), Arc::clone(&stop));
+        let (started, start) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let mut live = match Live::start(&places, &state) {
+                Ok(live) => live,
+                Err(e) => return drop(started.send(Err(e))),
+            };
+            let mut diagnostics = Diagnostics::open(&places).ok();
+            drop(started.send(Ok(())));
+            while !end.load(Ordering::Relaxed) {
+                std::thread::sleep(Self::PERIOD);
+                if let (Ok(more), Ok(mut sum)) = (live.look(), sum.lock()) {
+                    *sum += more;
+                }
+                if let Some(diagnostics) = &mut diagnostics {
+                    diagnostics.print();
+                }
+            }
+        });
+        let gone = |e| Error::caused(Kind::Bug, "start the live watcher", e);
+        start.recv().map_err(gone)??;
+        Ok(Self { seen, stop, thread: Some(thread) })
+    }
+
+    /// What was seen since the last call.
+    pub fn take(&self) -> Traffic {
+        self.seen.lock().map(|mut seen| std::mem::take(&mut *seen)).unwrap_or_default()
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
+
+/// A watcher of one device; lives in one thread.
+pub struct Live {
+    ring: RingBuf<MapData>,
+    maps: Maps,
+    state: DeviceState,
+    lost_before: u64,
+    _lock: Lock,
+}
+
+impl Live {
+    /// Starts watching.
+    ///
+    /// # Errors
+    /// `Busy` if another process watches.
+    pub fn start(places: &Places, state: &DeviceState) -> Result<Self> {
+        let lock = Lock::take(&places.state().join("live.lock"), "watch live traffic", false)?;
+        let ring =
+            MapData::from_pin(places.map("EVENTS")).map_err(|e| aya_error("open the ring buffer", e))?;
+        let ring = RingBuf::try_from(Map::RingBuf(ring)).map_err(|e| aya_error("open the ring buffer", e))?;
+        let maps = Maps::open(places)?;
+        let mut live = Self { ring, maps, state: state.clone(), lost_before: 0, _lock: lock };
+        live.switch(true)?;
+        live.look()?; // what an earlier watcher left is nobody's
+        Ok(live)
+    }
+
+    /// Turns the events of the disk on or off. The entry is replaced whole, as the programs read it.
+    fn switch(&mut self, on: bool) -> Result<()> {
+        let dev = self.state.identity.disk;
+        let what = "switch live events";
+        let disk = self.maps.disks.get(&dev, 0).map_err(|e| aya_error(what, e))?;
+        let flags = if on { disk.flags | DISK_LIVE } else { disk.flags & !DISK_LIVE };
+        self.maps.disks.insert(dev, Disk { flags, ..disk }, 0).map_err(|e| aya_error(what, e))
+    }
+
+    /// Everything since the last look.
+    ///
+    /// # Errors
+    /// If the counters cannot be read.
+    pub fn look(&mut self) -> Result<Traffic> {
+        let mut traffic = Traffic::default();
+        let start = self.state.identity.start_sector * SECTOR;
+        let device = Extent::new(start, self.state.identity.size);
+        while let Some(item) = self.ring.next() {
+            let Some(event) = decode(&item) else { continue };
+            let range = Extent::new(event.sector.saturating_mul(SECTOR), u64::from(event.count) * SECTOR);
+            if let (true, Some(here)) = (event.disk == self.state.disk_row, range.intersect(&device)) {
+                traffic.writes += 1;
+                traffic.bytes += here.length;
+            }
+        }
+        let lost = self.lost()?;
+        traffic.lost = lost.saturating_sub(self.lost_before);
+        self.lost_before = lost;
+        Ok(traffic)
+    }
+
+    fn lost(&self) -> Result<u64> {
+        let sums: CounterSums = super::health::sums(&self.maps, self.state.disk_row * blkdelta_ebpf::COPIES)?;
+        Ok(sums.events_lost)
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        // the device may have been untracked meanwhile: then there is nothing to switch off
+        let _ = self.switch(false);
+    }
+}
+
+/// An event in the bytes of the ring buffer.
+fn decode(bytes: &[u8]) -> Option<Event> {
+    let mut words = bytes.chunks_exact(4).filter_map(|b| Some(u32::from_le_bytes(b.try_into().ok()?)));
+    let mut word = || words.next();
+    let mut long = || Some(u64::from(word()?) | u64::from(word()?) << 32);
+    let (time, sector) = (long()?, long()?);
+    Some(Event { time, sector, count: word()?, op: word()?, disk: word()?, reserved: word()? })
+}
+
+/// The programs' own diagnostics, printed through `log`.
+pub struct Diagnostics(aya_log::EbpfLogger<&'static dyn log::Log>);
+
+impl Diagnostics {
+    /// Opens them.
+    ///
+    /// # Errors
+    /// If no program is loaded.
+    pub fn open(places: &Places) -> Result<Self> {
+        let loaded = super::Loaded::read(places)?;
+        let program = loaded.and_then(|l| l.programs.first().map(|p| p.id));
+        let program = program.ok_or_else(|| Error::new(Kind::NotFound, "no program is loaded"))?;
+        let logger = aya_log::EbpfLogger::init_from_id(program)
+            .map_err(|e| aya_error("open the programs' diagnostics", e))?;
+        Ok(Self(logger))
+    }
+
+    /// Prints what has come since the last time.
+    pub fn print(&mut self) {
+        self.0.flush();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_decoded_or_refused() {
+        let mut bytes = Vec::new();
+        for n in [1u64, 2] {
+            bytes.extend(n.to_le_bytes());
+        }
+        for n in [3u32, 4, 5, 0] {
+            bytes.extend(n.to_le_bytes());
+        }
+        let event = Event { time: 1, sector: 2, count: 3, op: 4, disk: 5, reserved: 0 };
+        assert_eq!(decode(&bytes), Some(event));
+        assert_eq!(decode(&bytes[..20]), None);
+    }
+}

@@ -4,7 +4,7 @@
 //! process; what is found pinned is believed only with its state file, of this boot, and after a look at
 //! every program. Nothing here writes to a device.
 //!
-//! `track` = programs ([`load`]) → bitmap and target ([`registry`]) → state ([`state`]); [`health`] judges.
+//! `track` = programs (`load`) → bitmap and target (`registry`) → state (`state`); `health` judges.
 
 mod btf;
 mod health;

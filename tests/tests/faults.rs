@@ -93,6 +93,40 @@ fn killed_at_any_moment_under_load() -> Result<()> {
     care.ensure_restores_to(&point.id, &now, "after kills at random moments")
 }
 
+/// `track` and `untrack` are killed at random moments: the next `track` works, and what it tracks is complete.
+#[test]
+fn track_and_untrack_killed_midway() -> Result<()> {
+    const NAME: &str = "faults::track_and_untrack_killed_midway";
+    skip_if!(host::no_tracking(), NAME);
+    let scratch = Scratch::new("half")?;
+    let mut random = Random::for_test(NAME);
+    let device = Loop::new(&scratch, "disk", 8 << 20)?;
+    fill(device.path(), &mut random)?;
+    let care = Protected::new(&scratch, device.path())?;
+    let mut killed = 0;
+    for n in 0..16 {
+        for verb in ["untrack", "track"] {
+            let mut child = care.home.start([verb.as_ref(), device.path().as_os_str()])?;
+            std::thread::sleep(Duration::from_micros(random.below(1 << (10 + n % 10))));
+            let _ = child.kill();
+            killed += u32::from(child.wait()?.code().is_none());
+        }
+        let _ = care.home.run(["untrack".as_ref(), device.path().as_os_str()]);
+        care.home
+            .ok(["track".as_ref(), device.path().as_os_str()])
+            .with_context(|| format!("after {killed} kills"))?;
+        if n % 4 == 3 {
+            care.backup(&[])?;
+            churn(device.path(), &mut random, 10)?;
+            let now = Image::of(device.path())?;
+            let point = care.incremental()?;
+            care.ensure_restores_to(&point.id, &now, "tracked after kills")?;
+        }
+    }
+    host::say(&format!("{NAME}: {killed} of 32 killed"));
+    Ok(())
+}
+
 /// Two backups of a device at once: one waits or is refused, and nothing is damaged.
 #[test]
 fn two_backups_at_once() -> Result<()> {

@@ -4,11 +4,13 @@ mod bench;
 mod build;
 mod ci;
 mod command;
+mod demo;
 mod dist;
 mod docs;
 mod ebpf;
 mod fuzz;
 mod lint;
+mod rig;
 mod run;
 mod setup;
 mod test;
@@ -36,10 +38,13 @@ enum Verb {
         #[arg(long)]
         bench: bool,
     },
-    /// Build blkdelta and pass it the words: cargo xtask run -- status
+    /// The main job on real data, proved; with words: pass them to blkdelta (cargo xtask run -- status)
     Run {
+        /// The disk's file system in the demonstration
+        #[arg(long, default_value = "ext4", value_parser = ["ext4", "xfs", "btrfs"])]
+        fs: String,
         /// Words for blkdelta
-        #[arg(last = true, required = true)]
+        #[arg(last = true)]
         words: Vec<String>,
     },
     /// Build the optimised program
@@ -100,7 +105,8 @@ fn act(verb: Verb) -> Result<()> {
     let ws = &Workspace::find()?;
     match verb {
         Verb::Setup { bench } => setup::setup(ws, bench),
-        Verb::Run { words } => run::run(ws, &words),
+        Verb::Run { fs, words } if words.is_empty() => demo::demo(ws, &fs),
+        Verb::Run { words, .. } => run::run(ws, &words),
         Verb::Build => build::build(ws).map(|_| ()),
         Verb::Ebpf { check } => ebpf::ebpf(ws, check),
         Verb::Lint => lint::lint(ws),

@@ -82,6 +82,9 @@ enum Verb {
         /// How often each contender runs
         #[arg(long, default_value_t = 5)]
         rounds: usize,
+        /// Put the results into docs/BENCHMARKS.md and the README; without a name: of all
+        #[arg(long)]
+        write: bool,
     },
     /// Build the documentation, check its links and commands
     Docs,
@@ -113,7 +116,7 @@ fn act(verb: Verb) -> Result<()> {
         Verb::Tidy => tidy::tidy(ws),
         Verb::Test { long, filter } => test::test(ws, long, filter.as_deref()),
         Verb::Fuzz { seconds, target } => fuzz::fuzz(ws, seconds, target.as_deref()),
-        Verb::Bench { name, rounds } => bench::bench(ws, name.as_deref(), rounds),
+        Verb::Bench { name, rounds, write } => bench::bench(ws, name.as_deref(), rounds, write),
         Verb::Docs => docs::docs(ws, &verbs()),
         Verb::Dist => dist::dist(ws),
         Verb::Ci => ci::ci(ws, &verbs()),

@@ -4,6 +4,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::process::{Command, Stdio};
 use tests::device::{Loop, O_DIRECT, open_with};
+use tests::fault::files_below;
 use tests::host;
 use tests::image::{Aligned, fill};
 use tests::product::{Ended, Home, binary};
@@ -68,11 +69,7 @@ fn json_has_the_documented_shape() -> Result<()> {
     let first = &diff["extents"][0];
     ensure!(first["offset"] == 1 << 20 && first["length"] == 8192, "diff: {diff}");
     let increment = care.incremental()?;
-    let repo = care.repo.display().to_string();
-    let list = care.home.json(["list", "--repo", &repo])?;
-    let points = list["points"].as_array().or(list.as_array()).with_context(|| format!("list: {list}"))?;
-    let ids: Vec<&str> = points.iter().filter_map(|p| p["point"].as_str().or(p["id"].as_str())).collect();
-    ensure!(ids == [full.id.as_str(), increment.id.as_str()], "list: {list}");
+    ensure!(care.points()? == [full.id.as_str(), increment.id.as_str()], "list: {:?}", care.points()?);
     let status = care.home.json(["status"])?;
     ensure!(status.to_string().contains(device.path().to_str().unwrap_or("?")), "status: {status}");
     Ok(())
@@ -115,11 +112,38 @@ fn a_suspect_point_exits_with_3() -> Result<()> {
     fill(device.path(), &mut random)?;
     let care = Protected::new(&scratch, device.path())?;
     care.backup(&[])?;
-    // a device that changed its size under the tracker can never be trusted
-    std::fs::OpenOptions::new().write(true).open(device.backing())?.set_len(12 << 20)?;
-    host::run("losetup", ["-c".as_ref(), device.path().as_os_str()])?;
+    // a program that no longer watches can never be trusted
+    let pins = care.home.path().join("bpf");
+    let links = files_below(&pins)?.into_iter().filter(|p| p.to_string_lossy().contains("link_"));
+    links.into_iter().try_for_each(std::fs::remove_file)?;
     let status = care.home.run(["status".as_ref(), device.path().as_os_str()])?;
-    ensure!(status.code == Some(3), "status of a resized device: {status}");
+    ensure!(status.code == Some(3), "status without programs: {status}");
+    ensure!(care.backup(&[])?.code == 3, "a backup without programs is not suspect");
+    Ok(())
+}
+
+#[test]
+fn status_of_one_lost_device_does_not_hide_the_others() -> Result<()> {
+    const NAME: &str = "cli::status_of_one_lost_device_does_not_hide_the_others";
+    skip_if!(host::no_tracking(), NAME);
+    let scratch = Scratch::new("lost")?;
+    let good = Loop::new(&scratch, "good", 8 << 20)?;
+    let lost = Loop::new(&scratch, "lost", 8 << 20)?;
+    let care = Protected::new(&scratch, good.path())?;
+    care.home.ok(["track".as_ref(), lost.path().as_os_str()])?;
+    std::fs::OpenOptions::new().write(true).open(lost.backing())?.set_len(12 << 20)?;
+    host::run("losetup", ["-c".as_ref(), lost.path().as_os_str()])?;
+    let names = [good.path().display().to_string(), lost.path().display().to_string()];
+    for round in ["resized", "detached"] {
+        let status = care.home.run(["status"])?;
+        // the table has the good one, standard error the reason for the other
+        let said = [status.out.as_str(), &status.err].concat();
+        ensure!(names.iter().all(|n| said.contains(n)), "{round}: {status}");
+        ensure!(status.code == Some(3), "{round}: {status}");
+        if round == "resized" {
+            host::run("losetup", ["-d".as_ref(), lost.path().as_os_str()])?;
+        }
+    }
     Ok(())
 }
 

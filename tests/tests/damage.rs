@@ -44,11 +44,19 @@ impl Fixture<'_> {
         let what = format!("{} {damage:?}", file.strip_prefix(&self.sound)?.display());
         if damage.apply(&inside(file), &inside(other), random)? {
             self.care.repo.clone_from(&copy);
-            self.ensure_check_says(&what)?;
+            if !self.cannot_be_noticed(file, damage) {
+                self.ensure_check_says(&what)?;
+            }
             self.ensure_restores_are_right(&what, scratch)?;
         }
         std::fs::remove_dir_all(copy)?;
         Ok(())
+    }
+
+    /// Nothing but itself says that the newest point was ever made: without a catalogue its loss leaves no trace.
+    fn cannot_be_noticed(&self, file: &Path, damage: Damage) -> bool {
+        let newest = self.points.last().is_some_and(|(id, _)| file.to_string_lossy().contains(id));
+        damage == Damage::Missing && newest && file.starts_with(self.sound.join("bak"))
     }
 
     fn ensure_check_says(&self, what: &str) -> Result<()> {
@@ -86,7 +94,9 @@ fn garbage_in_every_stored_file() -> Result<()> {
     let mut random = Random::for_test(NAME);
     let device = Loop::new(&scratch, "disk", 2 << 20)?;
     let mut fixture = fixture(&scratch, &device, &mut random)?;
+    // locks hold no data
     let files = files_below(&fixture.sound)?;
+    let files: Vec<_> = files.into_iter().filter(|f| !f.starts_with(fixture.sound.join("lock"))).collect();
     ensure!(files.len() >= 10, "a repository of {} files", files.len());
     let mut failures = Vec::new();
     for file in &files {

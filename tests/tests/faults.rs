@@ -30,30 +30,31 @@ fn m13_the_copier_dies_at_every_step() -> Result<()> {
     ensure!(names.len() > 5, "only these failpoints in the source: {names:?}");
     let mut never = names.clone();
     for name in &names {
-        for action in ["kill", "error", "kill@2"] {
-            for more in [&[][..], &["--full"]] {
-                let arm = action.replacen("kill", &format!("{name}=kill"), 1);
-                let arm = if action == "error" { format!("{name}=error") } else { arm };
-                if one_death(&care, &arm, more, &mut random)? {
-                    never.retain(|n| n != name);
-                }
+        let kill = (format!("{name}=kill"), format!("{name}=error"), format!("{name}=kill@2"));
+        for (arm, more) in [(&kill.0, &[][..]), (&kill.0, &["--full"]), (&kill.1, &[]), (&kill.2, &[])] {
+            if one_death(&care, arm, more, &mut random)? {
+                never.retain(|n| n != name);
             }
         }
     }
+    care.ensure_sound()?;
     host::say(&format!("{NAME}: {} failpoints; not on the path of a backup: {never:?}", names.len()));
     ensure!(never.len() < names.len() / 2, "most failpoints were never reached: {never:?}");
     Ok(())
 }
 
-/// Changes the device, lets one backup die, and proves that the next one is complete. Whether it did die.
+/// Changes the device, lets one backup die, and proves that the next one is complete, and the one that died too
+/// if it left a point. Whether it did die.
 fn one_death(care: &Protected<'_>, arm: &str, more: &[&str], random: &mut Random) -> Result<bool> {
+    let points = care.points()?;
     churn(&care.device, random, 10)?;
+    let then = Image::of(&care.device)?;
     let ended = care.home.run_failing(arm, care.backup_words(more))?;
     let hit = ended.signal == Some(9) || ended.err.contains("failpoint");
     ensure!(hit || ended.code == Some(0), "{arm}: neither hit nor done: {ended}");
     ensure!(ended.code != Some(101), "{arm}: panic: {ended}");
-    if ended.signal.is_none() && hit && !ended.out.contains("failpoint") {
-        ensure!(ended.code != Some(0) || !arm.contains("kill"), "{arm}: killed and yet done: {ended}");
+    for left in care.points()?.iter().filter(|id| !points.contains(id)) {
+        care.ensure_restores_to(left, &then, &format!("the point left by {arm} {more:?}"))?;
     }
     churn(&care.device, random, 5)?;
     let now = Image::of(&care.device)?;
@@ -92,6 +93,67 @@ fn killed_at_any_moment_under_load() -> Result<()> {
     care.ensure_restores_to(&point.id, &now, "after kills at random moments")
 }
 
+/// `track` and `untrack` are killed at random moments: the next `track` works, and what it tracks is complete.
+#[test]
+fn track_and_untrack_killed_midway() -> Result<()> {
+    const NAME: &str = "faults::track_and_untrack_killed_midway";
+    skip_if!(host::no_tracking(), NAME);
+    let scratch = Scratch::new("half")?;
+    let mut random = Random::for_test(NAME);
+    let device = Loop::new(&scratch, "disk", 8 << 20)?;
+    fill(device.path(), &mut random)?;
+    let care = Protected::new(&scratch, device.path())?;
+    let mut killed = 0;
+    for n in 0..16 {
+        for verb in ["untrack", "track"] {
+            let mut child = care.home.start([verb.as_ref(), device.path().as_os_str()])?;
+            std::thread::sleep(Duration::from_micros(random.below(1 << (10 + n % 10))));
+            let _ = child.kill();
+            killed += u32::from(child.wait()?.code().is_none());
+        }
+        let _ = care.home.run(["untrack".as_ref(), device.path().as_os_str()]);
+        care.home
+            .ok(["track".as_ref(), device.path().as_os_str()])
+            .with_context(|| format!("after {killed} kills"))?;
+        if n % 4 == 3 {
+            care.backup(&[])?;
+            churn(device.path(), &mut random, 10)?;
+            let now = Image::of(device.path())?;
+            let point = care.incremental()?;
+            care.ensure_restores_to(&point.id, &now, "tracked after kills")?;
+        }
+    }
+    host::say(&format!("{NAME}: {killed} of 32 killed"));
+    Ok(())
+}
+
+/// Two backups of a device at once: one waits or is refused, and nothing is damaged.
+#[test]
+fn two_backups_at_once() -> Result<()> {
+    skip_if!(host::no_tracking(), "faults::two_backups_at_once");
+    let scratch = Scratch::new("two")?;
+    let mut random = Random::for_test("faults::two_backups_at_once");
+    let device = Loop::new(&scratch, "disk", 24 << 20)?;
+    fill(device.path(), &mut random)?;
+    let care = Protected::new(&scratch, device.path())?;
+    for round in 0..4 {
+        churn(device.path(), &mut random, 30)?;
+        let children: Vec<_> =
+            (0..3).map(|_| care.home.start(care.backup_words(&[]))).collect::<Result<_>>()?;
+        let mut done = 0;
+        for child in children {
+            let output = child.wait_with_output()?;
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            ensure!(matches!(output.status.code(), Some(0 | 1)), "round {round}: {}: {said}", output.status);
+            done += u32::from(output.status.success());
+        }
+        ensure!(done > 0, "round {round}: three backups at once, and none was made");
+        let now = Image::of(device.path())?;
+        care.ensure_restores_to("latest", &now, &format!("round {round}, {done} of 3 made"))?;
+    }
+    care.ensure_sound()
+}
+
 /// M25: the copier is killed while the file system is frozen. It must thaw all the same.
 #[test]
 fn m25_killed_while_frozen() -> Result<()> {
@@ -105,8 +167,9 @@ fn m25_killed_while_frozen() -> Result<()> {
     let mounted = Mounted::new(&scratch, device.path(), "")?;
     let care = Protected::new(&scratch, device.path())?;
     care.backup(&[])?;
-    let frozen: Vec<String> = failpoints()?.into_iter().filter(|n| n.contains("frozen")).collect();
-    ensure!(!frozen.is_empty(), "no failpoint in the frozen part of a backup");
+    let frozen: Vec<String> =
+        failpoints()?.into_iter().filter(|n| n.contains("frozen") || n.contains("thaw")).collect();
+    ensure!(frozen.len() > 1, "no failpoint in the frozen part of a backup");
     for name in frozen {
         files::churn(&mounted.point().join("a"), &mut random, 50)?;
         let ended = care.home.run_failing(&name, care.backup_words(&[]))?;
@@ -135,9 +198,9 @@ fn writes_within(folder: &Path, limit: Duration) -> Result<()> {
 /// A read error fails the backup and names the place; the difference is kept.
 #[test]
 fn a_read_error_is_never_a_skip() -> Result<()> {
-    skip_if!(host::no_tracking(), "museum::a_read_error_is_never_a_skip");
+    skip_if!(host::no_tracking(), "faults::a_read_error_is_never_a_skip");
     let scratch = Scratch::new("eio")?;
-    let mut random = Random::for_test("museum::a_read_error_is_never_a_skip");
+    let mut random = Random::for_test("faults::a_read_error_is_never_a_skip");
     let device = Loop::new(&scratch, "disk", 16 << 20)?;
     fill(device.path(), &mut random)?;
     let care = Protected::new(&scratch, device.path())?;
@@ -163,9 +226,9 @@ fn a_read_error_is_never_a_skip() -> Result<()> {
 /// A full store fails the backup, leaves no point, and the next one with room is complete.
 #[test]
 fn a_full_store_loses_nothing() -> Result<()> {
-    skip_if!(host::no_tracking(), "museum::a_full_store_loses_nothing");
+    skip_if!(host::no_tracking(), "faults::a_full_store_loses_nothing");
     let scratch = Scratch::new("full")?;
-    let mut random = Random::for_test("museum::a_full_store_loses_nothing");
+    let mut random = Random::for_test("faults::a_full_store_loses_nothing");
     let device = Loop::new(&scratch, "disk", 24 << 20)?;
     fill(device.path(), &mut random)?;
     let small = scratch.path().join("small");

@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use std::path::{Path, PathBuf};
 use tests::device::{Loop, open_with, size_of};
 use tests::image::{Image, fill};
+use tests::oracle::judge;
 use tests::protected::{Protected, ensure_same};
 use tests::random::Random;
 use tests::scratch::Scratch;
@@ -23,13 +24,18 @@ fn ensure_honest(care: &Protected<'_>, what: &str) -> Result<()> {
         }
         Err(refused) => {
             host::say(&format!("  {what}: refused: {}", one_line(&refused)));
-            // not tracked any more is fine here
-            let _ = care.home.run(["untrack".as_ref(), care.device.as_os_str()]);
-            care.home.ok(["track".as_ref(), care.device.as_os_str()])?;
+            track_anew(care)?;
             let point = care.backup(&[])?;
             care.ensure_restores_to(&point.id, &now, &format!("{what}, after tracking anew"))
         }
     }
+}
+
+/// What a person does whose tracking is broken.
+fn track_anew(care: &Protected<'_>) -> Result<()> {
+    // "not tracked" is fine here
+    let _ = care.home.run(["untrack".as_ref(), care.device.as_os_str()]);
+    care.home.ok(["track".as_ref(), care.device.as_os_str()]).map(|_| ())
 }
 
 fn one_line(error: &anyhow::Error) -> String {
@@ -121,21 +127,42 @@ fn m10_unpinned() -> Result<()> {
     fill(device.path(), &mut random)?;
     let care = Protected::new(&scratch, device.path())?;
     care.backup(&[])?;
-    for pin in pins(&care.home.path().join("bpf")) {
+    let mut failures = Vec::new();
+    for pin in pins(&care.home.path().join("bpf/v1")) {
         let name = pin.strip_prefix(care.home.path()).unwrap_or(&pin).display().to_string();
         if !pin.exists() {
             continue;
         }
         std::fs::remove_file(&pin)?;
+        let before = Image::of(&care.device)?;
         churn(&care.device, &mut random, 20)?;
-        ensure_honest(&care, &format!("without {name}"))?;
-        let _ = care.home.run(["untrack".as_ref(), care.device.as_os_str()]);
-        care.home.ok(["track".as_ref(), care.device.as_os_str()])?;
+        failures.extend(ensure_list_honest(&care, &before, &format!("without {name}")).err());
+        failures.extend(ensure_honest(&care, &format!("without {name}")).err());
+        if let Err(e) = track_anew(&care) {
+            failures.push(e.context(format!("tracking anew without {name}")));
+            // so that the next pin is tried on its own
+            host::run("umount", [care.home.path().join("bpf")])?;
+            track_anew(&care)?;
+        }
         care.backup(&[])?;
     }
     host::run("umount", [care.home.path().join("bpf")])?;
     churn(&care.device, &mut random, 20)?;
-    ensure_honest(&care, "without any pin, as after a reboot")
+    failures.extend(ensure_honest(&care, "without any pin, as after a reboot").err());
+    let failures: Vec<String> = failures.iter().map(one_line).collect();
+    ensure!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+    Ok(())
+}
+
+/// The list is refused, called suspect, or complete.
+fn ensure_list_honest(care: &Protected<'_>, before: &Image, what: &str) -> Result<()> {
+    let after = Image::of(&care.device)?;
+    match care.diff() {
+        Ok((listed, suspect)) if suspect.is_empty() => {
+            judge(before, &after, &listed).ensure_complete(&format!("diff {what}"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// All pins, links first (they detach silently).
@@ -149,6 +176,50 @@ fn pins(folder: &Path) -> Vec<PathBuf> {
     }
     found.sort_by_key(|p| !p.to_string_lossy().contains("link"));
     found
+}
+
+/// Two repositories take turns: what one got, the other must not miss.
+#[test]
+fn two_repositories_take_turns() -> Result<()> {
+    skip_if!(host::no_tracking(), "identity::two_repositories_take_turns");
+    let scratch = Scratch::new("turns")?;
+    let mut random = Random::for_test("identity::two_repositories_take_turns");
+    let device = Loop::new(&scratch, "disk", 8 << 20)?;
+    fill(device.path(), &mut random)?;
+    let mut care = Protected::new(&scratch, device.path())?;
+    let repos = [scratch.fresh("a"), scratch.fresh("b")];
+    for turn in [0, 1, 1, 0, 0, 1] {
+        churn(device.path(), &mut random, 10)?;
+        care.repo.clone_from(&repos[turn]);
+        let now = Image::of(device.path())?;
+        let point = care.backup(&[])?;
+        care.ensure_restores_to(&point.id, &now, &format!("turn of {turn}: a {}", point.kind()))?;
+    }
+    Ok(())
+}
+
+/// The repository lost points, went away, or was replaced by an older copy of itself.
+#[test]
+fn the_parent_is_gone() -> Result<()> {
+    skip_if!(host::no_tracking(), "identity::the_parent_is_gone");
+    let scratch = Scratch::new("parent")?;
+    let mut random = Random::for_test("identity::the_parent_is_gone");
+    let device = Loop::new(&scratch, "disk", 8 << 20)?;
+    fill(device.path(), &mut random)?;
+    let care = Protected::new(&scratch, device.path())?;
+    care.backup(&[])?;
+    let copy = |from: &Path, to: &Path| host::run("cp", ["-a".as_ref(), from.as_os_str(), to.as_os_str()]);
+    let old = scratch.fresh("old");
+    copy(&care.repo, &old)?;
+    churn(device.path(), &mut random, 10)?;
+    care.incremental()?;
+    churn(device.path(), &mut random, 10)?;
+    std::fs::remove_dir_all(&care.repo)?;
+    copy(&old, &care.repo)?;
+    ensure_honest(&care, "an older copy of the repository")?;
+    churn(device.path(), &mut random, 10)?;
+    std::fs::remove_dir_all(&care.repo)?;
+    ensure_honest(&care, "the repository was removed")
 }
 
 /// M14: two disks with the same content and file-system UUID, in one repository; then their names are exchanged.

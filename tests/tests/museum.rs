@@ -142,10 +142,11 @@ fn m15_stale_cache() -> Result<()> {
     skip_if!(host::no_tracking(), "museum::m15_stale_cache");
     skip_if!(host::no_filesystem("ext4"), "museum::m15_stale_cache");
     let mut random = Random::for_test("museum::m15_stale_cache");
-    for block in ["1024", "2048", "4096"] {
+    const SIZES: [&[&str]; 3] = [&["-b", "1024"], &["-b", "2048"], &["-b", "4096"]];
+    for mkfs in SIZES {
         let scratch = Scratch::new("m15")?;
         let device = Loop::new(&scratch, "disk", 64 << 20)?;
-        files::Kind { name: "ext4", mkfs: &["-b", block], mount: "" }.make(device.path())?;
+        files::Kind { name: "ext4", mkfs, mount: "" }.make(device.path())?;
         let mounted = Mounted::new(&scratch, device.path(), "")?;
         let file = mounted.point().join("data");
         put(&file, &random.bytes(16 << 20))?;
@@ -162,7 +163,7 @@ fn m15_stale_cache() -> Result<()> {
         let restored = Loop::on(&care.restore_file(&point.id)?, &[])?;
         let copy = Mounted::new(&scratch, restored.path(), "ro")?;
         let got = std::fs::read(copy.point().join("data"))?;
-        ensure!(got == wanted, "block size {block}: the restored file is not the newest");
+        ensure!(got == wanted, "{mkfs:?}: the restored file is not the newest");
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use tests::device::{Loop, O_DIRECT, open_with};
+use tests::device::{Loop, O_DIRECT, open_with, size_of};
 use tests::image::{Aligned, Image};
 use tests::product::{Ended, binary};
 use tests::protected::Protected;
@@ -37,13 +37,24 @@ fn stage(scratch: &Scratch) -> Result<(PathBuf, PathBuf)> {
     Ok((program, folder))
 }
 
+/// Some disk with a medium; nothing but its name is used.
+fn any_device() -> Option<PathBuf> {
+    let names = std::fs::read_dir("/sys/block").ok()?.flatten().map(|e| e.file_name());
+    names.map(|name| Path::new("/dev").join(name)).find(|dev| size_of(dev).is_ok_and(|size| size > 0))
+}
+
 #[test]
 fn what_needs_root_says_so() -> Result<()> {
     let scratch = Scratch::new("user")?;
     let (program, folder) = stage(&scratch)?;
-    for words in
-        [&["track", "/dev/loop0"][..], &["untrack", "/dev/loop0"], &["backup", "/dev/loop0", "--repo", "r"]]
-    {
+    let ours = if host::no_devices().is_none() { Some(Loop::new(&scratch, "disk", 1 << 20)?) } else { None };
+    let device = ours.as_ref().map(|l| l.path().to_path_buf()).or_else(any_device);
+    skip_if!(
+        device.is_none().then(|| "no block device at all".to_string()),
+        "no_root::what_needs_root_says_so"
+    );
+    let device = device.context("device")?.display().to_string();
+    for words in [&["track", &device][..], &["untrack", &device], &["backup", &device, "--repo", "r"]] {
         let ended = as_user(&program, &folder, words)?;
         ensure!(ended.code == Some(1), "{words:?}: {ended}");
         let said = ended.err.to_lowercase();

@@ -214,3 +214,20 @@ fn a_repository_works_inside_an_async_runtime() {
         assert!(restore(&Chain::resolve(&repo, &device().id, point).unwrap()) == image);
     });
 }
+
+#[test]
+fn a_point_needs_the_right_lock_parent_and_size() {
+    let dir = tempfile::tempdir().unwrap();
+    let repo = Repository::create(dir.path().to_str().unwrap()).unwrap();
+    let lock = repo.lock(&device().id).unwrap();
+    let full = repo.begin(&lock, new_point(None)).unwrap().finish(info(0)).unwrap();
+    let kind = |lock: &_, new| repo.begin(lock, new).map(drop).unwrap_err().kind();
+    assert_eq!(kind(&lock, new_point(Some(PointId::generate()))), Kind::NotFound);
+    let other = repo.lock(&"other".parse().unwrap()).unwrap();
+    assert_eq!(kind(&other, new_point(None)), Kind::Usage);
+    let mut grown = new_point(Some(full.point));
+    grown.geometry.size += 4096;
+    assert_eq!(kind(&lock, grown), Kind::Usage);
+    // an empty full is a device of zeros
+    assert!(restore(&Chain::resolve(&repo, &device().id, full.point).unwrap()) == [0; SIZE]);
+}

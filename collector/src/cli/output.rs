@@ -43,7 +43,7 @@ pub fn print(text: &str) -> Result<bool> {
 /// Writes `value` as indented JSON.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub fn print_json(value: &impl Serialize) -> Result<bool> {
     print(&(serde_json::to_string_pretty(value)? + "\n"))
 }
@@ -51,7 +51,7 @@ pub fn print_json(value: &impl Serialize) -> Result<bool> {
 /// Writes `value` as one line of JSON.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub fn print_json_line(value: &impl Serialize) -> Result<bool> {
     print(&(serde_json::to_string(value)? + "\n"))
 }

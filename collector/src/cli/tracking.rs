@@ -96,6 +96,7 @@ struct Program {
 impl Row {
     fn of(look: Look) -> Self {
         let Look { difference, state, reading, .. } = look;
+        let programs = reading.programs;
         let seen = reading.kernel > state.baseline.kernel_at_start;
         let health = match (difference.suspect.is_empty(), seen) {
             (false, _) => Health::Suspect,
@@ -103,13 +104,6 @@ impl Row {
             (true, false) => Health::Unproven,
         };
         let bitmaps = state.sealed.len() as u64 + 1;
-        let program = |p: tracker::ProgramHealth| Program {
-            name: p.program,
-            skipped: p.skipped,
-            runs: p.runs,
-            nanoseconds: p.nanoseconds,
-            trouble: p.trouble,
-        };
         Self {
             size: state.identity.size,
             granularity: state.granularity.bytes(),
@@ -124,9 +118,43 @@ impl Row {
             sealed_epochs: state.sealed.len(),
             running_epoch: state.epoch,
             memory_bytes: bitmaps * state.granularity.words(state.identity.size) * 8,
-            programs: reading.programs.into_iter().map(program).collect(),
+            programs: programs.into_iter().map(Program::of).collect(),
             device: state.path,
             session: state.session,
+        }
+    }
+
+    /// A device of which nothing can be said any more but why.
+    fn lost(state: DeviceState, why: String) -> Self {
+        Self {
+            size: state.identity.size,
+            granularity: state.granularity.bytes(),
+            tracked_since_unix_ms: state.since_ms,
+            difference_since_unix_ms: state.difference_since_ms,
+            changed_bytes: state.identity.size,
+            changed_extents: 1,
+            health: Health::Suspect,
+            suspect: vec![why],
+            base_repository: state.base.as_ref().map(|b| b.repo.clone()),
+            base_point: state.base.as_ref().map(|b| b.point.clone()),
+            sealed_epochs: state.sealed.len(),
+            running_epoch: state.epoch,
+            memory_bytes: 0,
+            programs: Vec::new(),
+            device: state.path,
+            session: state.session,
+        }
+    }
+}
+
+impl Program {
+    fn of(p: tracker::ProgramHealth) -> Self {
+        Self {
+            name: p.program,
+            skipped: p.skipped,
+            runs: p.runs,
+            nanoseconds: p.nanoseconds,
+            trouble: p.trouble,
         }
     }
 }
@@ -138,28 +166,28 @@ pub fn status(args: &Status) -> Result<Ending> {
         true => DeviceState::all(&places)?.into_iter().map(|s| s.path).collect(),
         false => args.devices.clone(),
     };
-    let mut rows = Vec::new();
-    let mut lost = Vec::new();
-    for device in devices {
-        match diff::look(&places, &device) {
-            Ok(look) => rows.push(Row::of(look)),
-            // one asked for by name must be there; of all, the others are still worth showing
-            Err(error) if !args.devices.is_empty() => return Err(error.into()),
-            Err(error) => lost.push(error),
-        }
-    }
+    let rows: Vec<Row> = devices.iter().map(|device| row(&places, device)).collect::<Result<_>>()?;
     if args.json {
         print_json(&rows)?;
-    } else if rows.is_empty() && lost.is_empty() {
+    } else if rows.is_empty() {
         print("nothing is tracked\n")?;
     } else {
         print(&words(&rows))?;
     }
-    let suspect = !lost.is_empty() || rows.iter().any(|r| r.health == Health::Suspect);
-    for error in lost {
-        say(&super::output::explain(&error.into()));
-    }
+    let suspect = rows.iter().any(|r| r.health == Health::Suspect);
     Ok(if suspect { Ending::Suspect } else { Ending::Fine })
+}
+
+/// A device's row. One that was tracked, and whose marks can no longer be read, is suspect and says why.
+fn row(places: &Places, device: &Path) -> Result<Row> {
+    let error = match diff::look(places, device) {
+        Ok(look) => return Ok(Row::of(look)),
+        Err(error) => error,
+    };
+    match tracker::find(places, device) {
+        Ok(Some(state)) => Ok(Row::lost(state, error.to_string())),
+        _ => Err(error.into()),
+    }
 }
 
 fn words(rows: &[Row]) -> String {

@@ -9,6 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::sys::bpf::{self, Words};
 use crate::sys::device::BlockDevice;
 use crate::tracker::{DeviceState, Maps, Places, Reading, Verdict, find, open_bitmap};
+use aya::maps::MapData;
 use std::path::Path;
 
 /// Extents of a list, at most: 16 bytes each, so a list takes 32 MiB at most.
@@ -103,11 +104,12 @@ pub fn look(places: &Places, path: &Path) -> Result<Look> {
     let device = BlockDevice::open(path)?;
     state.check_identity(&device)?;
     let maps = Maps::open(places)?;
-    let bitmaps = all_bitmaps(places, &state)?;
+    let (bitmaps, lost) = all_bitmaps(places, &maps, &state)?;
     let reading = Reading::take(places, &maps, &device.whole_disk()?, state.disk_row)?;
     let verdict = reading.judge(&state);
     let mut suspect: Vec<String> = state.sealed.iter().flat_map(|s| s.suspect.clone()).collect();
     suspect.extend(verdict.suspect.iter().cloned());
+    suspect.extend(lost);
     suspect.dedup();
     let extents = union(&bitmaps, state.granularity, state.identity.size);
     let epochs = (state.retired + 1, state.epoch);
@@ -115,20 +117,33 @@ pub fn look(places: &Places, path: &Path) -> Result<Look> {
     Ok(Look { difference, state, reading, verdict })
 }
 
-/// Every pinned bitmap that is not retired. One that a backup retires meanwhile may be missing: then it is
-/// durable, and the state is read anew by whoever asks next.
-fn all_bitmaps(places: &Places, state: &DeviceState) -> Result<Vec<Words>> {
+/// The running bitmap, as the kernel names it, and every pinned one that is not retired; and what is missing.
+fn all_bitmaps(places: &Places, maps: &Maps, state: &DeviceState) -> Result<(Vec<Words>, Vec<String>)> {
     let key = state.key();
     let words = state.granularity.words(state.identity.size);
-    let mut bitmaps = Vec::new();
-    for epoch in places.epochs(&key)?.into_iter().filter(|e| *e > state.retired) {
-        match open_bitmap(places, &key, epoch) {
+    let id = |map: &MapData| map.info().map(|info| info.id()).ok();
+    let running = maps.running_bitmap(state.slot)?;
+    let mut bitmaps = vec![Words::map(bpf::fd(running.fd()), words)?];
+    let pinned: Vec<u64> = places.epochs(&key)?.into_iter().filter(|e| *e > state.retired).collect();
+    let mut found = false;
+    for epoch in &pinned {
+        match open_bitmap(places, &key, *epoch) {
+            Ok(map) if id(&map) == id(&running) => found = true,
             Ok(map) => bitmaps.push(Words::map(bpf::fd(map.fd()), words)?),
-            Err(_) if !places.epoch(&key, epoch).exists() => {}
+            // a backup may retire it at this moment: then it is durable
+            Err(_) if !places.epoch(&key, *epoch).exists() => {}
             Err(e) => return Err(e),
         }
     }
-    Ok(bitmaps)
+    // a cut or a retirement beside us changes the state file too: what it still claims must be there
+    let now = DeviceState::read(places, &key)?.unwrap_or_else(|| state.clone());
+    let gone = |epoch: &u64| !pinned.contains(epoch) && !places.epoch(&key, *epoch).exists();
+    let sealed = now.sealed.iter().map(|s| s.epoch).filter(gone);
+    let mut lost: Vec<String> = sealed.map(|e| format!("the bitmap of epoch {e} was removed")).collect();
+    if !found && now.epoch == state.epoch {
+        lost.push(format!("the running bitmap (epoch {}) is not where it was left", state.epoch));
+    }
+    Ok((bitmaps, lost))
 }
 
 #[cfg(test)]

@@ -1,9 +1,13 @@
 //! The cut: the running epoch ends, the next begins, no write falls between.
 //!
-//! 1. a fresh bitmap is made and pinned; 2. the ending epoch is judged; 3. the kernel's table gets the new
-//! bitmap, and the kernel waits until every program that may still use the old one has ended; 4. what is in
-//! flight is carried into the new one; 5. the state file says that the old one is sealed. A process killed
-//! between 1 and 5 leaves a cut that [`Epochs::open`] finishes or undoes.
+//! 1. a fresh bitmap is made and pinned;
+//! 2. the ending epoch is judged;
+//! 3. the kernel's table gets the new bitmap, and the kernel waits until every program that may still use
+//!    the old one has ended;
+//! 4. what is in flight is carried into the new one;
+//! 5. the state file says that the old one is sealed.
+//!
+//! A process killed between 1 and 5 leaves a cut that [`Epochs::open`] finishes or undoes.
 
 use super::Epochs;
 use crate::block::{ExtentSet, extents_of_words};

@@ -174,14 +174,13 @@ pub fn backup(
         epochs: EpochRange { first: pending.epochs.0, last: cut.epoch },
         time_cut: unix_ms(),
         doubt: None,
-        notes: place.notes,
+        notes: place.notes.into_iter().chain(lock.taken_over().map(Into::into)).collect(),
         own_folders: own_folders(repo, wishes),
         pace: Pace::new(dirty_rate(&pending)),
     };
-    passes.notes.extend(lock.taken_over().map(ToOwned::to_owned));
     first_pass(&mut passes, &ground, &pending)?;
-    let mounted = subject.survey.filesystems()?;
-    let still = passes.come_to_rest(&mounted, wishes, wishes.freeze && place.may_freeze)?;
+    let may_freeze = wishes.freeze && place.may_freeze;
+    let still = passes.come_to_rest(&subject.survey.filesystems()?, wishes, may_freeze)?;
     let manifest = publish(passes, repo, &ground, &pending, still)?;
     let why_full = if let Ground::Full(why) = ground { Some(why) } else { None };
     Ok(Outcome { manifest, why_full, time: began.elapsed() })
@@ -221,12 +220,7 @@ fn publish(
     let doubted = passes.doubt.is_some();
     let mut suspect = pending.suspect.clone();
     suspect.extend(passes.doubt.into_iter().flat_map(|(_, why)| why));
-    let consistency = match still {
-        _ if doubted => Consistency::Fuzzy,
-        Still::Frozen(_) => Consistency::FileSystemFrozen,
-        Still::Quiet => Consistency::Crash,
-        Still::Moving => Consistency::Fuzzy,
-    };
+    let consistency = if doubted { Consistency::Fuzzy } else { consistency(still) };
     let info = FinishInfo {
         time_cut: passes.time_cut,
         epochs: Some(passes.epochs),
@@ -248,6 +242,15 @@ fn publish(
     })?;
     failpoint("job.after-retire")?;
     Ok(manifest)
+}
+
+/// What an image is whose source stood like this.
+const fn consistency(still: Still) -> Consistency {
+    match still {
+        Still::Frozen(_) => Consistency::FileSystemFrozen,
+        Still::Quiet => Consistency::Crash,
+        Still::Moving => Consistency::Fuzzy,
+    }
 }
 
 /// The folders we write to meanwhile: none may be on a file system that is frozen.

@@ -29,7 +29,8 @@ pub struct Report {
     pub frames: u64,
     /// Bytes of segments and indexes read whole.
     pub bytes_read: u64,
-    /// Segments that no readable index names: left by failed backups. No damage.
+    /// Indexes without a readable manifest and segments that no readable index names: left by failed backups. No
+    /// damage by themselves.
     pub unreferenced: u64,
 }
 
@@ -58,6 +59,7 @@ pub fn check(repo: &Repository, read_data: bool, progress: &mut dyn FnMut(u64, u
             indexes.push((manifest.point, index));
         }
     }
+    check.stray_indexes(&points)?;
     check.segments(read_data, progress)?;
     if read_data {
         for (point, index) in &indexes {
@@ -197,7 +199,15 @@ impl Check<'_> {
             done += segment.len;
             progress(done, total);
         }
-        self.report.unreferenced = there.len() as u64;
+        self.report.unreferenced += there.len() as u64;
+        Ok(())
+    }
+
+    /// Indexes that no readable manifest names.
+    fn stray_indexes(&mut self, points: &[Manifest]) -> Result<()> {
+        let named: BTreeSet<String> = points.iter().map(|m| keys::index(&m.device.id, m.point)).collect();
+        let there = self.repo.store().list("idx")?;
+        self.report.unreferenced += there.iter().filter(|(key, _)| !named.contains(key)).count() as u64;
         Ok(())
     }
 

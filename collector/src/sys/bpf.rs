@@ -218,7 +218,7 @@ impl InFlight {
 
 /// Is `path` a BPF file system?
 pub fn is_bpffs(path: &Path) -> bool {
-    rustix::fs::statfs(path).is_ok_and(|s| i64::from(s.f_type) == BPF_FS_MAGIC)
+    rustix::fs::statfs(path).is_ok_and(|s| s.f_type == BPF_FS_MAGIC)
 }
 
 /// Makes sure that `path` is a BPF file system: mounts one there if it is not.

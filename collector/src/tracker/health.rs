@@ -112,7 +112,7 @@ impl Reading {
     /// requests that were on their way when it began complete as orphans; so do overflowed ones, which count once.
     fn shortfall(&self, base: &Baseline) -> u64 {
         let expected = self.kernel.saturating_sub(base.kernel_at_start);
-        let most = |sum: fn(&CounterSums) -> u64| self.counters.iter().map(sum).max().unwrap_or(0);
+        let most = |sum: Sum| self.counters.iter().map(sum).max().unwrap_or(0);
         let orphans = most(|c| c.orphan_sectors).saturating_sub(most(|c| c.overflowed_sectors));
         expected.saturating_sub(most(|c| c.submitted_sectors) + orphans)
     }
@@ -143,7 +143,7 @@ impl Reading {
 
     /// Changes that were seen but whose place is unknown.
     fn blind_spots(&self, base: &Baseline) -> Vec<String> {
-        let spots: [(fn(&CounterSums) -> u64, &str); 6] = [
+        let spots: [(Sum, &str); 6] = [
             (|c| c.passthrough, "passthrough commands were sent to the disk"),
             (|c| c.unknown, "operations of unknown kind"),
             (|c| c.unaddressed, "zone operations without a range"),
@@ -151,13 +151,16 @@ impl Reading {
             (|c| c.truncated, "discards with more ranges than can be walked"),
             (|c| c.unmapped, "writes found no bitmap"),
         ];
-        let grown = |(sum, what): (fn(&CounterSums) -> u64, &str)| {
+        let grown = |(sum, what): (Sum, &str)| {
             let n = self.grown(base, sum);
             (n > 0).then(|| format!("{what} ({n})"))
         };
         spots.into_iter().filter_map(grown).collect()
     }
 }
+
+/// One of the counters.
+type Sum = fn(&CounterSums) -> u64;
 
 /// Which programs a disk of that kind needs.
 pub fn roles(bio_based: bool) -> &'static [Role] {

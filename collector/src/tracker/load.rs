@@ -50,11 +50,13 @@ impl Loaded {
     /// What is loaded now, if anything is.
     ///
     /// # Errors
-    /// If the state file cannot be read; a file of an earlier boot counts as nothing.
+    /// If the state file cannot be read; a file of an earlier boot, or one whose maps are not all pinned any
+    /// more, counts as nothing.
     pub fn read(places: &Places) -> Result<Option<Self>> {
         let loaded: Option<Self> = read_json(&places.loaded())?;
         let boot = bpf::boot_id()?;
-        Ok(loaded.filter(|l| l.boot == boot && places.map("DISKS").exists()))
+        let complete = || MAPS.iter().chain([&BITMAPS]).all(|name| places.map(name).exists());
+        Ok(loaded.filter(|l| l.boot == boot && complete()))
     }
 }
 
@@ -214,7 +216,10 @@ impl Maps {
     /// If one is not pinned or is of another shape.
     pub fn open(places: &Places) -> Result<Self> {
         let map = |name: &str| {
-            MapData::from_pin(places.map(name)).map_err(|e| aya_error(format!("open pinned map {name}"), e))
+            MapData::from_pin(places.map(name)).map_err(|e| {
+                aya_error(format!("open pinned map {name}"), e)
+                    .hint("tracking is broken: run `blkdelta track` again; the next backup is a full one")
+            })
         };
         let shape = |e| aya_error("open the pinned maps", e);
         Ok(Self {

@@ -4,7 +4,7 @@
 //! process; what is found pinned is believed only with its state file, of this boot, and after a look at
 //! every program. Nothing here writes to a device.
 //!
-//! `track` = programs ([`load`]) → bitmap and target ([`registry`]) → state ([`state`]); [`health`] judges.
+//! `track` = programs (`load`) → bitmap and target (`registry`) → state (`state`); `health` judges.
 
 mod btf;
 mod health;
@@ -94,10 +94,14 @@ pub fn track(places: &Places, path: &Path, granularity: Granularity) -> Result<D
     let _lock = Lock::take(&places.lock(), "track", true)?;
     let key = state::key_of(device.dev);
     if let Some(old) = DeviceState::read(places, &key)? {
-        if old.check_identity(&device).is_ok() && places.epoch(&key, old.epoch).exists() {
+        let pinned = Loaded::read(places)?.is_some() && places.epoch(&key, old.epoch).exists();
+        if pinned && old.check_identity(&device).is_ok() {
             return already(old, granularity);
         }
         forget(places, &key)?;
+    }
+    if Loaded::read(places)?.is_none() {
+        give_up_all(places)?;
     }
     registry::reconcile(places)?;
     let bio_based = !device.request_based;
@@ -105,6 +109,15 @@ pub fn track(places: &Places, path: &Path, granularity: Granularity) -> Result<D
     let state = begin(places, &device, granularity)?;
     state.write(places)?;
     Ok(state)
+}
+
+/// Programs or maps are gone, so nothing is tracked any more, whatever the state files say.
+fn give_up_all(places: &Places) -> Result<()> {
+    for state in DeviceState::all(places)? {
+        log::warn!("tracking of {} had broken; track it again", state.path.display());
+        forget(places, &state.key())?;
+    }
+    Ok(())
 }
 
 fn already(state: DeviceState, granularity: Granularity) -> Result<DeviceState> {

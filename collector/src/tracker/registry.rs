@@ -4,7 +4,7 @@
 //! walk it at any moment, always see all the targets that stay. The state files are the truth: a target
 //! that none claims is taken out, so removing a device is "remove its file, then reconcile".
 
-use super::load::{Maps, aya_error, remove_pins};
+use super::load::{Loaded, Maps, aya_error, remove_pins};
 use super::places::Places;
 use super::state::DeviceState;
 use crate::error::{Context, Error, Kind, Result};
@@ -167,8 +167,9 @@ impl Maps {
 /// If maps or pins cannot be changed.
 pub fn reconcile(places: &Places) -> Result<()> {
     let states = DeviceState::all(places)?;
-    if !places.map("DISKS").exists() {
-        return Ok(());
+    if Loaded::read(places)?.is_none() {
+        // nothing, or only parts of it: no device can be tracked by them
+        return if states.is_empty() && places.pins().exists() { remove_pins(places) } else { Ok(()) };
     }
     let keep: BTreeSet<u32> = states.iter().map(|s| s.slot).collect();
     Maps::open(places)?.drop_all_but(&keep)?;

@@ -1,9 +1,10 @@
 //! Is a restored image what the device held at its cut?
 //!
 //! The reference is a copy of the disk's backing file, made by the file system below (reflink) while blkdelta held
-//! the disk's file system frozen: blkdelta has no part in its content. Every byte of both is compared. Only an area
-//! that no file owns may differ, and whether that is so the kernel's own file system says: a second copy of the
-//! reference is mounted and trimmed, which makes holes of exactly the unused areas.
+//! the disk's file system frozen: blkdelta has no part in its content. Every byte of both is compared. Only one
+//! difference is allowed: the image has zeros where the disk had what was left of something deleted before the full
+//! backup. Whether nobody owns that area the kernel's own file system says: a second copy of the reference is
+//! mounted and trimmed, which makes holes of the unused areas (what was not zero there and is a hole now).
 
 use crate::command::quiet;
 use crate::rig::device::{Loop, Mount};
@@ -39,8 +40,8 @@ pub fn compare(restored: &Path, reference: &Path, fstype: &str, work: &Path) -> 
         return Ok(verdict);
     }
     let trimmed = trim(reference, fstype, work)?;
-    for at in differ {
-        if in_hole(&trimmed, at)? {
+    for Difference { at, zero } in differ {
+        if zero && in_hole(&trimmed, at)? {
             verdict.unused += BLOCK as u64;
         } else {
             verdict.wrong += BLOCK as u64;
@@ -52,8 +53,16 @@ pub fn compare(restored: &Path, reference: &Path, fstype: &str, work: &Path) -> 
     Ok(verdict)
 }
 
-/// Offsets of all blocks that differ.
-fn differences(a: &Path, b: &Path) -> Result<Vec<u64>> {
+/// A block that differs.
+#[derive(Debug, PartialEq, Eq)]
+struct Difference {
+    at: u64,
+    /// It is zero in the first file.
+    zero: bool,
+}
+
+/// All blocks that differ.
+fn differences(a: &Path, b: &Path) -> Result<Vec<Difference>> {
     let open = |path: &Path| File::open(path).with_context(|| format!("open {}", path.display()));
     let (left, right) = (open(a)?, open(b)?);
     let sizes = (left.metadata()?.len(), right.metadata()?.len());
@@ -70,7 +79,11 @@ fn differences(a: &Path, b: &Path) -> Result<Vec<u64>> {
         right.read_exact_at(two, at).with_context(|| format!("read {}", b.display()))?;
         if one != two {
             let blocks = one.chunks(BLOCK).zip(two.chunks(BLOCK)).enumerate();
-            differ.extend(blocks.filter(|(_, (x, y))| x != y).map(|(n, _)| at + (n * BLOCK) as u64));
+            let differing = blocks.filter(|(_, (x, y))| x != y);
+            differ.extend(differing.map(|(n, (x, _))| Difference {
+                at: at + (n * BLOCK) as u64,
+                zero: x.iter().all(|&byte| byte == 0),
+            }));
         }
     }
     Ok(differ)
@@ -136,13 +149,16 @@ mod tests {
         crate::workspace::fresh_dir(&folder).unwrap();
         let (a, b) = (folder.join("a"), folder.join("b"));
         let mut bytes = vec![1; STEP + 3 * BLOCK + 10];
+        bytes[STEP + 3 * BLOCK..].fill(0);
         crate::workspace::write_file(&a, &bytes).unwrap();
         crate::workspace::write_file(&b, &bytes).unwrap();
-        assert_eq!(differences(&a, &b).unwrap(), [0; 0]);
+        assert_eq!(differences(&a, &b).unwrap(), []);
         bytes[BLOCK] = 2;
         bytes[STEP + 3 * BLOCK + 9] = 2;
         crate::workspace::write_file(&b, &bytes).unwrap();
-        assert_eq!(differences(&a, &b).unwrap(), [BLOCK as u64, (STEP + 3 * BLOCK) as u64]);
+        let (first, last) = (BLOCK as u64, (STEP + 3 * BLOCK) as u64);
+        let wanted = [Difference { at: first, zero: false }, Difference { at: last, zero: true }];
+        assert_eq!(differences(&a, &b).unwrap(), wanted);
         crate::workspace::write_file(&b, &bytes[1..]).unwrap();
         assert!(differences(&a, &b).is_err());
         fs::remove_dir_all(folder).unwrap();

@@ -4,11 +4,13 @@ mod bench;
 mod build;
 mod ci;
 mod command;
+mod demo;
 mod dist;
 mod docs;
 mod ebpf;
 mod fuzz;
 mod lint;
+mod rig;
 mod run;
 mod setup;
 mod test;
@@ -36,10 +38,13 @@ enum Verb {
         #[arg(long)]
         bench: bool,
     },
-    /// Build blkdelta and pass it the words: cargo xtask run -- status
+    /// The main job on real data, proved; with words: pass them to blkdelta (cargo xtask run -- status)
     Run {
+        /// The disk's file system in the demonstration
+        #[arg(long, default_value = "ext4", value_parser = ["ext4", "xfs", "btrfs"])]
+        fs: String,
         /// Words for blkdelta
-        #[arg(last = true, required = true)]
+        #[arg(last = true)]
         words: Vec<String>,
     },
     /// Build the optimised program
@@ -77,6 +82,9 @@ enum Verb {
         /// How often each contender runs
         #[arg(long, default_value_t = 5)]
         rounds: usize,
+        /// Put the results into docs/BENCHMARKS.md and the README; without a name: of all
+        #[arg(long)]
+        write: bool,
     },
     /// Build the documentation, check its links and commands
     Docs,
@@ -100,14 +108,15 @@ fn act(verb: Verb) -> Result<()> {
     let ws = &Workspace::find()?;
     match verb {
         Verb::Setup { bench } => setup::setup(ws, bench),
-        Verb::Run { words } => run::run(ws, &words),
+        Verb::Run { fs, words } if words.is_empty() => demo::demo(ws, &fs),
+        Verb::Run { words, .. } => run::run(ws, &words),
         Verb::Build => build::build(ws).map(|_| ()),
         Verb::Ebpf { check } => ebpf::ebpf(ws, check),
         Verb::Lint => lint::lint(ws),
         Verb::Tidy => tidy::tidy(ws),
         Verb::Test { long, filter } => test::test(ws, long, filter.as_deref()),
         Verb::Fuzz { seconds, target } => fuzz::fuzz(ws, seconds, target.as_deref()),
-        Verb::Bench { name, rounds } => bench::bench(ws, name.as_deref(), rounds),
+        Verb::Bench { name, rounds, write } => bench::bench(ws, name.as_deref(), rounds, write),
         Verb::Docs => docs::docs(ws, &verbs()),
         Verb::Dist => dist::dist(ws),
         Verb::Ci => ci::ci(ws, &verbs()),

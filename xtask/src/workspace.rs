@@ -60,3 +60,10 @@ pub fn fresh_dir(path: &Path) -> Result<()> {
     }
     fs::create_dir_all(path).with_context(|| format!("create {}", path.display()))
 }
+
+/// Writes a kernel attribute.
+pub fn write_attribute(path: &Path, value: &str) -> Result<()> {
+    let mut file =
+        fs::File::options().write(true).open(path).with_context(|| format!("open {}", path.display()))?;
+    file.write_all(value.as_bytes()).with_context(|| format!("write {value} to {}", path.display()))
+}

@@ -116,6 +116,10 @@ pub struct Making {
     /// Freeze no longer than this; if it would take longer, do not freeze at all
     #[arg(long, default_value = "10s", value_parser = duration, value_name = "TIME")]
     pub freeze_limit: Duration,
+    /// Run this command by the shell when all is copied, just before the thaw (snapshot what lies below, for
+    /// example); if it fails or outlasts the freeze limit, the backup fails
+    #[arg(long, conflicts_with = "no_freeze", value_name = "COMMAND")]
+    pub while_frozen: Option<String>,
     /// The repository may lie on the tracked device: its own writes are then part of every difference
     #[arg(long)]
     pub allow_store_on_device: bool,

@@ -80,6 +80,7 @@ fn make(args: &Making, full: bool, show: &dyn Show) -> Result<Outcome> {
         full,
         freeze: !args.no_freeze,
         freeze_limit: args.freeze_limit,
+        while_frozen: args.while_frozen.clone(),
         compression: args.compression,
         store_on_device: args.allow_store_on_device,
         own_folders: vec![Places::from_env().state().to_owned()],

@@ -97,6 +97,8 @@ pub struct Wishes {
     pub freeze: bool,
     /// Not longer than this.
     pub freeze_limit: Duration,
+    /// Run by the shell while they are frozen, before the thaw.
+    pub while_frozen: Option<String>,
     /// How frames are stored.
     pub compression: Compression,
     /// The repository may lie on the device.
@@ -111,6 +113,7 @@ impl Default for Wishes {
             full: false,
             freeze: true,
             freeze_limit: Duration::from_secs(10),
+            while_frozen: None,
             compression: Compression::default(),
             store_on_device: false,
             own_folders: Vec::new(),

@@ -13,6 +13,7 @@
 
 mod backup;
 mod ground;
+mod hook;
 mod identity;
 mod ledger;
 mod passes;

@@ -6,7 +6,7 @@
 //! the pass before it copied; everything else is [`Still::Moving`].
 
 use super::passes::Passes;
-use super::{Wishes, ground::chain_of};
+use super::{Wishes, ground::chain_of, hook};
 use crate::block::{BLOCK, ExtentSet};
 use crate::epoch::Cut;
 use crate::error::Result;
@@ -43,7 +43,7 @@ impl Passes<'_> {
         may_freeze: bool,
     ) -> Result<Still> {
         if mounted.is_empty() || !may_freeze {
-            return self.until_quiet();
+            return self.unfrozen(wishes);
         }
         self.until_little()?;
         let predicted = self.pace.predicted();
@@ -53,7 +53,7 @@ impl Passes<'_> {
                 predicted.as_millis(),
                 wishes.freeze_limit.as_millis()
             ));
-            return self.until_quiet();
+            return self.unfrozen(wishes);
         }
         self.freeze(mounted, wishes)
     }
@@ -68,12 +68,12 @@ impl Passes<'_> {
             Ok(hold) => hold,
             Err(error) => {
                 self.notes.push(format!("not frozen: {}", chain_of(&error)));
-                return self.until_quiet();
+                return self.unfrozen(wishes);
             }
         };
         // nothing but copying until the thaw; dropping `hold` on a failure thaws
         let held = hold.held_for();
-        let (proof, times) = self.while_frozen(mounted)?;
+        let (proof, times) = self.while_frozen(mounted, &hold, wishes)?;
         let frozen = hold.thaw();
         log::info!("frozen: {held:?} to freeze, {times}, {frozen:?} in all");
         failpoint("job.after-thaw")?;
@@ -88,21 +88,33 @@ impl Passes<'_> {
 
     /// Cuts, copies, and cuts again to prove that nothing of the file systems changed meanwhile; the inner
     /// failure is a reason why that could not be proved.
-    fn while_frozen(&mut self, mounted: &[Mounted]) -> Result<(Result<(), String>, String)> {
+    fn while_frozen(
+        &mut self,
+        mounted: &[Mounted],
+        hold: &Freeze,
+        wishes: &Wishes,
+    ) -> Result<(Result<(), String>, String)> {
         failpoint("job.frozen")?;
         let began = Instant::now();
         let cut = self.cut()?;
         let after_cut = began.elapsed();
         self.copy_cut(&cut, true)?;
         let after_copy = began.elapsed();
+        // before the proof: what it proves holds for what the command saw, too
+        if let Some(command) = &wishes.while_frozen {
+            let took = hook::run(command, wishes.freeze_limit.saturating_sub(hold.held_for()))?;
+            self.notes.push(format!("`{command}` ran for {} ms of the freeze", took.as_millis()));
+        }
+        let after_hook = began.elapsed();
         let time_cut = self.time_cut;
         let after = self.cut()?;
         self.time_cut = time_cut;
         failpoint("job.before-thaw")?;
         let times = format!(
-            "{after_cut:?} to cut, {:?} to copy, {:?} to prove",
+            "{after_cut:?} to cut, {:?} to copy, {:?} for the command, {:?} to prove",
             after_copy - after_cut,
-            began.elapsed() - after_copy
+            after_hook - after_copy,
+            began.elapsed() - after_hook
         );
         Ok((self.judge(&after, mounted), times))
     }
@@ -123,6 +135,14 @@ impl Passes<'_> {
             return Ok(());
         }
         Err(format!("{} bytes changed although the file systems were frozen", after.extents.total()))
+    }
+
+    /// Without a freeze, [`Self::until_quiet`]; says so if something was to run during one.
+    fn unfrozen(&mut self, wishes: &Wishes) -> Result<Still> {
+        if let Some(command) = &wishes.while_frozen {
+            self.notes.push(format!("`{command}` did not run: nothing was frozen"));
+        }
+        self.until_quiet()
     }
 
     /// Live passes until a freeze would be short, or passes no longer help.

@@ -1,42 +1,71 @@
 //! `cargo xtask bench NAME`: figures for docs/BENCHMARKS.md, as ratios against other tools.
 //!
 //! One file per benchmark, one line in [`BENCHMARKS`]. What is compared runs interleaved, on data both
-//! sides see alike; the command prints a table that can go into the document as it is.
+//! sides see alike. Each result is kept in the target folder; `--write` puts all there are into the document
+//! and the README.
 
-mod copy;
+mod bed;
+mod document;
+mod full;
+mod incremental;
 mod interleaved;
+mod restore;
+mod track;
 
+use crate::build::build;
 use crate::command::say;
+use crate::rig::{need_root, process};
 use crate::setup::packages;
 use crate::workspace::Workspace;
 use anyhow::{Result, bail};
+use document::Findings;
+use std::path::PathBuf;
 
 /// A name, what it measures, and how.
 struct Benchmark {
     name: &'static str,
     about: &'static str,
-    run: fn(&Workspace, usize) -> Result<()>,
+    run: fn(PathBuf, usize) -> Result<Findings>,
 }
 
-const BENCHMARKS: [Benchmark; 1] = [Benchmark {
-    name: "copy",
-    about: "the rivals of a full backup on a file of real data: dd and qemu-img convert",
-    run: copy::run,
-}];
+const BENCHMARKS: [Benchmark; 4] = [
+    Benchmark {
+        name: "track",
+        about: "what tracking adds to a write: time in the programs, rate with and without",
+        run: track::run,
+    },
+    Benchmark { name: "full", about: "a full backup against dd and qemu-img convert", run: full::run },
+    Benchmark {
+        name: "incremental",
+        about: "an incremental after 2 % random change against a bare copy of it, restic and a full scan",
+        run: incremental::run,
+    },
+    Benchmark { name: "restore", about: "a restore against qemu-img convert back to raw", run: restore::run },
+];
 
-/// Runs one, or lists them.
-pub fn bench(ws: &Workspace, name: Option<&str>, rounds: usize) -> Result<()> {
-    let Some(name) = name else {
+/// Runs one, or all if they are to be written; else lists them.
+pub fn bench(ws: &Workspace, name: Option<&str>, rounds: usize, write: bool) -> Result<()> {
+    if name.is_none() && !write {
         for benchmark in &BENCHMARKS {
             println!("{:12} {}", benchmark.name, benchmark.about);
         }
         return Ok(());
-    };
-    let Some(benchmark) = BENCHMARKS.iter().find(|benchmark| benchmark.name == name) else {
-        bail!("no benchmark `{name}`; `cargo xtask bench` lists them");
-    };
+    }
+    let chosen: Vec<&Benchmark> =
+        BENCHMARKS.iter().filter(|benchmark| name.is_none_or(|name| benchmark.name == name)).collect();
+    if chosen.is_empty() || rounds == 0 {
+        bail!("`cargo xtask bench` lists what can be measured, in at least one round");
+    }
+    need_root("a benchmark")?;
     packages::ensure(packages::TEST);
     packages::ensure(packages::BENCH);
-    say(format!("bench {name}: {rounds} rounds after one that does not count"));
-    (benchmark.run)(ws, rounds)
+    let program = build(ws)?;
+    process::listen()?;
+    for benchmark in chosen {
+        say(format!("bench {}: {rounds} rounds after one that does not count", benchmark.name));
+        let findings = (benchmark.run)(program.clone(), rounds)?;
+        println!("{}", findings.text);
+        document::keep(ws, benchmark.name, &findings)?;
+    }
+    if write { document::write(ws, &BENCHMARKS.map(|b| (b.name, b.about))) } else { Ok(()) }
 }

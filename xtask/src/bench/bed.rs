@@ -1,0 +1,146 @@
+//! What the benchmarks of backups stand on: a loop device full of real data, in memory, so that the tools and not
+//! the disks are compared.
+
+use super::interleaved::Sample;
+use crate::command::quiet;
+use crate::rig::device::Loop;
+use crate::rig::process::watch;
+use crate::rig::product::{Product, utf8};
+use crate::rig::random::Random;
+use crate::rig::scratch::Scratch;
+use anyhow::{Context, Result};
+use rustix::fs::OFlags;
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Bytes of the device.
+pub const SIZE: u64 = 1 << 30;
+/// Room for the device, the copies of all contenders, and what they keep.
+const ROOM: u64 = 6 << 30;
+
+/// The bed. Fields are dropped in this order.
+pub struct Bed {
+    device: Loop,
+    /// The program.
+    pub product: Product,
+    /// Where everything is.
+    pub scratch: Scratch,
+}
+
+impl Bed {
+    /// Makes the device and tracks it.
+    pub fn make(program: PathBuf) -> Result<Self> {
+        let scratch = Scratch::new(ROOM)?;
+        let source = scratch.join("source.img");
+        real_data(&source)?;
+        let device = Loop::on(&source)?;
+        let product = Product::new(program, &scratch)?;
+        product.run(&["track", utf8(device.path())?])?;
+        Ok(Self { device, product, scratch })
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Path {
+        self.device.path()
+    }
+
+    /// Its path as a word.
+    pub fn word(&self) -> Result<&str> {
+        utf8(self.device())
+    }
+
+    /// A backup into the repository `repo` of the scratch folder.
+    pub fn backup(&self, repo: &str, more: &[&str]) -> Result<Sample> {
+        let repo = self.scratch.join(repo);
+        let words = [&["backup", self.word()?, "--repo", utf8(&repo)?], more].concat();
+        let ran = self.product.run(&words)?;
+        Ok(Sample::seconds(ran.took, ran.peak))
+    }
+
+    /// Removes a file or folder of the scratch folder that may not be there.
+    pub fn forget(&self, name: &str) -> Result<()> {
+        let path = self.scratch.join(name);
+        let gone = match fs::symlink_metadata(&path) {
+            Ok(meta) if meta.is_dir() => fs::remove_dir_all(&path),
+            Ok(_) => fs::remove_file(&path),
+            Err(_) => Ok(()),
+        };
+        gone.with_context(|| format!("remove {}", path.display()))
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        // the pins go with the home in any case
+        let _ = self.word().and_then(|word| quiet(&mut self.product.command(&["untrack", word])));
+    }
+}
+
+/// Runs another tool; an error unless it succeeds.
+pub fn rival(command: &mut Command) -> Result<Sample> {
+    let what = format!("{command:?}");
+    let ran = watch(command)?.success(&what)?;
+    Ok(Sample::seconds(ran.took, ran.peak))
+}
+
+/// A disk's worth of programs and libraries: neither random nor zero.
+fn real_data(to: &Path) -> Result<()> {
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(
+        "while [ \"$(stat -c %s \"$1\" 2>/dev/null || echo 0)\" -lt \"$2\" ]; do \
+         tar -C / -cf - usr 2>/dev/null | head -c \"$2\" >> \"$1\"; done; truncate -s \"$2\" \"$1\"",
+    );
+    quiet(shell.arg("real_data").arg(to).arg(SIZE.to_string()))?;
+    Ok(())
+}
+
+/// Opens past the page cache.
+pub fn direct(path: &Path) -> Result<File> {
+    let file =
+        OpenOptions::new().read(true).write(true).custom_flags(OFlags::DIRECT.bits() as i32).open(path);
+    file.with_context(|| format!("open {} with O_DIRECT", path.display()))
+}
+
+/// A buffer for O_DIRECT: its first byte lies on a 4 KiB boundary.
+pub struct Aligned {
+    bytes: Vec<u8>,
+    start: usize,
+    length: usize,
+}
+
+impl Aligned {
+    /// Random bytes.
+    pub fn random(length: usize, random: &mut Random) -> Self {
+        let mut bytes = vec![0; length + 4096];
+        let start = bytes.as_ptr().align_offset(4096);
+        random.fill(&mut bytes);
+        Self { bytes, start, length }
+    }
+
+    /// The bytes.
+    pub fn get(&self) -> &[u8] {
+        &self.bytes[self.start..self.start + self.length]
+    }
+
+    /// To read into.
+    pub fn get_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.start..self.start + self.length]
+    }
+}
+
+/// Writes random runs of 4 to 64 KiB over `share` of the device, which is what programs do to a disk in a while.
+pub fn change(device: &Path, random: &mut Random, share: f64) -> Result<()> {
+    let file = direct(device)?;
+    let data = Aligned::random(64 << 10, random);
+    let mut left = (SIZE as f64 * share) as i64;
+    while left > 0 {
+        let length = 4096 << random.below(5);
+        let at = random.below((SIZE - length) / 4096) * 4096;
+        let skip = random.below(((64 << 10) - length) / 4096 + 1) as usize * 4096;
+        file.write_all_at(&data.get()[skip..skip + length as usize], at).context("change the device")?;
+        left -= length as i64;
+    }
+    Ok(())
+}

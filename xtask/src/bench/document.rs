@@ -1,0 +1,133 @@
+//! What was found, kept in the target folder, and put into docs/BENCHMARKS.md and the README.
+
+use crate::command::text;
+use crate::workspace::{Workspace, write_file};
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use std::fmt::Write;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// The memory nothing may exceed, at any device size.
+pub const MEMORY: u64 = 256 << 20;
+
+/// Where the README's table stands.
+const MARKS: (&str, &str) =
+    ("<!-- measured: written by cargo xtask bench --write -->\n", "<!-- /measured -->\n");
+
+/// One figure of the README's table.
+pub struct Headline {
+    what: String,
+    measured: String,
+    aim: &'static str,
+    met: bool,
+}
+
+impl Headline {
+    /// What was measured, the figure, the aim (may be empty), and whether that was reached.
+    pub fn new(what: impl Into<String>, measured: String, aim: &'static str, met: bool) -> Self {
+        Self { what: what.into(), measured, aim, met }
+    }
+}
+
+/// What a benchmark found.
+pub struct Findings {
+    /// In Markdown.
+    pub text: String,
+    /// The figures that count.
+    pub headlines: Vec<Headline>,
+}
+
+/// Keeps the findings, with when and where they were made.
+pub fn keep(ws: &Workspace, name: &str, findings: &Findings) -> Result<()> {
+    let line = |h: &Headline| {
+        let aim = match (h.aim, h.met) {
+            ("", _) => String::new(),
+            (aim, true) => format!("{aim}: met"),
+            (aim, false) => format!("{aim}: **missed**"),
+        };
+        format!("| {} | {} | {aim} |", h.what, h.measured)
+    };
+    let kept = json!({
+        "date": text(Command::new("date").args(["-u", "+%Y-%m-%d %H:%M"]))?.trim(),
+        "machine": machine()?,
+        "text": findings.text,
+        "headlines": findings.headlines.iter().map(line).collect::<Vec<_>>(),
+    });
+    let path = place(ws, name);
+    fs::create_dir_all(path.parent().context("folder of the results")?)
+        .context("make the results' folder")?;
+    write_file(&path, kept.to_string().as_bytes())
+}
+
+/// Writes the document and the README's table from what was kept.
+pub fn write(ws: &Workspace, benchmarks: &[(&str, &str)]) -> Result<()> {
+    let mut document = String::from(HEAD);
+    let mut table = String::from("| what | measured | aim |\n|---|--:|---|\n");
+    for (name, about) in benchmarks {
+        let path = place(ws, name);
+        let kept = fs::read(&path).with_context(|| format!("no result of `cargo xtask bench {name}` yet"))?;
+        let kept: Value =
+            serde_json::from_slice(&kept).with_context(|| format!("read {}", path.display()))?;
+        let get = |key: &str| kept[key].as_str().unwrap_or_default();
+        let (date, machine, text) = (get("date"), get("machine"), get("text"));
+        write!(document, "\n## {name}: {about}\n\n{date} UTC, {machine}.\n\n{text}")?;
+        for line in kept["headlines"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            writeln!(table, "{line}")?;
+        }
+    }
+    write!(document, "\n## The figures that count\n\n{table}")?;
+    write_file(&ws.root.join("docs/BENCHMARKS.md"), document.as_bytes())?;
+    let readme = ws.root.join("README.md");
+    let old = fs::read_to_string(&readme).context("read the README")?;
+    write_file(&readme, replaced(&old, &table)?.as_bytes())
+}
+
+const HEAD: &str = "# Benchmarks
+
+Written by `cargo xtask bench --write`; `cargo xtask bench` lists the benchmarks, `cargo xtask bench NAME`
+runs one. Everything lies in memory (a loop device on tmpfs, files on tmpfs), so that programs and not disks
+are compared; on a real disk the differences between tools that read the same bytes grow smaller, and
+those between tools that read little and tools that read all grow larger. Contenders take turns in every
+round, and a first round does not count; the *ratio* is to the first line of a table, taken round by round,
+then its median. *memory* is the most a contender's process ever had (VmHWM).
+";
+
+/// `text` with the table between its marks.
+fn replaced(text: &str, table: &str) -> Result<String> {
+    let parts =
+        text.split_once(MARKS.0).and_then(|(before, rest)| Some((before, rest.split_once(MARKS.1)?.1)));
+    let Some((before, after)) = parts else { bail!("the README has no place for the figures: {}", MARKS.0) };
+    Ok([before, MARKS.0, table, MARKS.1, after].concat())
+}
+
+fn place(ws: &Workspace, name: &str) -> PathBuf {
+    ws.target.join("bench").join(format!("{name}.json"))
+}
+
+/// Kernel, processors, memory, and whether all this is real.
+fn machine() -> Result<String> {
+    let kernel = text(Command::new("uname").arg("-r"))?;
+    let cpu = fs::read_to_string("/proc/cpuinfo").context("read about the processor")?;
+    let model = cpu.lines().find_map(|l| l.strip_prefix("model name")).unwrap_or(": unknown processor");
+    let count = cpu.lines().filter(|line| line.starts_with("processor")).count();
+    let guest = cpu.lines().any(|l| l.starts_with("flags") && l.split(' ').any(|flag| flag == "hypervisor"));
+    let place = if guest { " of a virtual machine" } else { "" };
+    let load = fs::read_to_string("/proc/loadavg").context("read the load")?;
+    let load = load.split(' ').next().unwrap_or("?");
+    let model = model.trim_start_matches([':', ' ', '\t']);
+    Ok(format!("Linux {}, {count} processors{place} ({model}), load {load} at the end", kernel.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_replaced_between_its_marks() {
+        let text = format!("a\n{}old\n{}b\n", MARKS.0, MARKS.1);
+        assert_eq!(replaced(&text, "new\n").unwrap(), format!("a\n{}new\n{}b\n", MARKS.0, MARKS.1));
+        assert!(replaced("nothing", "new").is_err());
+    }
+}

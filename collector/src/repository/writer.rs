@@ -99,7 +99,7 @@ impl Repository {
             }
         };
         Ok(PointWriter {
-            uploader: Uploader::start(self.store_handle())?,
+            uploader: Uploader::start(&self.store_handle())?,
             repository: self.clone(),
             point: PointId::generate(),
             new,

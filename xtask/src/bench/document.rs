@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 /// The memory nothing may exceed, at any device size.
-pub const MEMORY: u64 = 256 << 20;
+const MEMORY: u64 = 256 << 20;
 
 /// Where the README's table stands.
 const MARKS: (&str, &str) =
@@ -28,6 +28,21 @@ impl Headline {
     /// What was measured, the figure, the aim (may be empty), and whether that was reached.
     pub fn new(what: impl Into<String>, measured: String, aim: &'static str, met: bool) -> Self {
         Self { what: what.into(), measured, aim, met }
+    }
+
+    /// A ratio that should not be above the number in `aim`.
+    pub fn at_most(what: &str, ratio: f64, limit: f64, aim: &'static str) -> Self {
+        Self::new(what, format!("{ratio:.2} ×"), aim, ratio <= limit)
+    }
+
+    /// A ratio that should not be below the number in `aim`.
+    pub fn at_least(what: &str, ratio: f64, limit: f64, aim: &'static str) -> Self {
+        Self::new(what, format!("{ratio:.2} ×"), aim, ratio >= limit)
+    }
+
+    /// The most memory a program had.
+    pub fn memory(what: &str, peak: u64) -> Self {
+        Self::new(what, format!("{} MiB", peak >> 20), "≤ 256 MiB", peak <= MEMORY)
     }
 }
 
@@ -87,9 +102,8 @@ pub fn write(ws: &Workspace, benchmarks: &[(&str, &str)]) -> Result<()> {
 const HEAD: &str = "# Benchmarks
 
 Written by `cargo xtask bench --write`; `cargo xtask bench` lists the benchmarks, `cargo xtask bench NAME`
-runs one. Everything lies in memory (a loop device on tmpfs, files on tmpfs), so that programs and not disks
-are compared; on a real disk the differences between tools that read the same bytes grow smaller, and
-those between tools that read little and tools that read all grow larger. Contenders take turns in every
+runs one. Unless it says otherwise everything lies in memory (a loop device on tmpfs, files on tmpfs), so that
+programs and not disks are compared: what a tool computes weighs most there. Contenders take turns in every
 round, and a first round does not count; the *ratio* is to the first line of a table, taken round by round,
 then its median. *memory* is the most a contender's process ever had (VmHWM).
 ";

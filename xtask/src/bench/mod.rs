@@ -19,13 +19,13 @@ use crate::setup::packages;
 use crate::workspace::Workspace;
 use anyhow::{Result, bail};
 use document::Findings;
-use std::path::PathBuf;
+use std::path::Path;
 
 /// A name, what it measures, and how.
 struct Benchmark {
     name: &'static str,
     about: &'static str,
-    run: fn(PathBuf, usize) -> Result<Findings>,
+    run: fn(&Path, usize) -> Result<Findings>,
 }
 
 const BENCHMARKS: [Benchmark; 4] = [
@@ -63,7 +63,7 @@ pub fn bench(ws: &Workspace, name: Option<&str>, rounds: usize, write: bool) -> 
     process::listen()?;
     for benchmark in chosen {
         say(format!("bench {}: {rounds} rounds after one that does not count", benchmark.name));
-        let findings = (benchmark.run)(program.clone(), rounds)?;
+        let findings = (benchmark.run)(&program, rounds)?;
         println!("{}", findings.text);
         document::keep(ws, benchmark.name, &findings)?;
     }

@@ -39,6 +39,11 @@ impl<'a> Protected<'a> {
         Ok(Self { scratch, home, device: device.into(), repo: scratch.fresh("repo") })
     }
 
+    /// A device that is tracked already, with a new repository.
+    pub fn adopt(scratch: &'a Scratch, home: Home, device: &Path) -> Self {
+        Self { scratch, home, device: device.into(), repo: scratch.fresh("repo") }
+    }
+
     /// The words of a backup command.
     pub fn backup_words(&self, more: &[&str]) -> Vec<String> {
         let mut words = vec!["backup".to_string(), self.device.display().to_string()];

@@ -75,6 +75,25 @@ fn json_has_the_documented_shape() -> Result<()> {
     Ok(())
 }
 
+/// M20, M29: an id is exactly that: no prefix, no path, no pattern.
+#[test]
+fn ids_are_exact() -> Result<()> {
+    skip_if!(host::no_tracking(), "cli::ids_are_exact");
+    let scratch = Scratch::new("ids")?;
+    let device = Loop::new(&scratch, "disk", 1 << 20)?;
+    let care = Protected::new(&scratch, device.path())?;
+    let id = care.backup(&[])?.id;
+    let lower = id.to_lowercase();
+    let odd = ["", "(", "*", "../bak", "/etc/passwd", "latest2", &id[..8], &id[1..], &lower[..25]];
+    for wrong in odd {
+        let target = scratch.fresh("target");
+        let ended = care.restore(wrong, &target)?;
+        ensure!(matches!(ended.code, Some(1 | 2)) && !ended.err.contains("panicked"), "{wrong:?}: {ended}");
+        ensure!(!target.exists(), "{wrong:?} left a target");
+    }
+    Ok(())
+}
+
 #[test]
 fn nothing_but_the_result_in_a_pipe() -> Result<()> {
     skip_if!(host::no_tracking(), "cli::nothing_but_the_result_in_a_pipe");

@@ -161,6 +161,36 @@ fn btrfs() -> Result<()> {
     end_to_end("end_to_end::btrfs", &KINDS[5])
 }
 
+/// Without a freeze the point says so, and the next one, with it, is complete again.
+#[test]
+fn without_freezing_nothing_is_claimed_and_nothing_lost() -> Result<()> {
+    const NAME: &str = "end_to_end::without_freezing_nothing_is_claimed_and_nothing_lost";
+    skip_if!(host::no_tracking(), NAME);
+    skip_if!(host::no_filesystem("ext4"), NAME);
+    let scratch = Scratch::new("e2e-nofreeze")?;
+    let mut random = Random::for_test(NAME);
+    let device = Loop::new(&scratch, "disk", 96 << 20)?;
+    KINDS[0].make(device.path())?;
+    let mounted = Mounted::new(&scratch, device.path(), "")?;
+    let care = Protected::new(&scratch, device.path())?;
+    let scene = Scene { scratch: &scratch, kind: &KINDS[0], care, label: "ext4".into() };
+    for words in [&["--no-freeze"][..], &["--freeze-limit", "1ms"]] {
+        std::thread::scope(|scope| {
+            let (mut random, folder) = (random.fork(), mounted.point().join(words[0]));
+            let writer = scope.spawn(move || files::churn(&folder, &mut random, 400));
+            for _ in 0..2 {
+                let consistency = scene.care.backup(words)?.json["consistency"].to_string();
+                // a limit may be kept after all; refusing to freeze is not a wish
+                let claimed = consistency.contains("frozen") && words[0] == "--no-freeze";
+                ensure!(!claimed, "{words:?}: called {consistency}");
+            }
+            writer.join().expect("the writer panicked")
+        })?;
+        scene.point(&[])?;
+    }
+    mounted.unmount()
+}
+
 /// A disk with two partitions of different file systems, both mounted: frozen together, restored as a whole.
 #[test]
 fn a_disk_with_two_mounted_partitions() -> Result<()> {

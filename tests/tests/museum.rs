@@ -1,6 +1,7 @@
 //! Promise: the ways in which others lost data (../museum: M1…M28) do not work here.
 
 use anyhow::{Result, ensure};
+use collector::block::Extent;
 use std::path::Path;
 use tests::device::{Loop, Mounted, O_DIRECT, open_with, put, size_of};
 use tests::files::{self, KINDS};
@@ -110,6 +111,41 @@ fn m9_unaligned_end() -> Result<()> {
     skip_if!(host::no_tracking(), "museum::m9_unaligned_end");
     for sectors in [7, 8_191, 65_537] {
         round_trip(&format!("museum::m9 {sectors} sectors"), 512 * sectors, 512)?;
+    }
+    Ok(())
+}
+
+/// M5, M9: a device of 17 TiB: beyond 2^32 sectors and 2^32 areas of 4 KiB, with an odd end.
+#[test]
+fn m5_sizes_beyond_32_bits() -> Result<()> {
+    skip_if!(host::no_tracking(), "museum::m5_sizes_beyond_32_bits");
+    const TIB: u64 = 1 << 40;
+    let scratch = Scratch::new("huge")?;
+    let mut random = Random::for_test("museum::m5_sizes_beyond_32_bits");
+    let size = 17 * TIB + 512 * 7;
+    let device = Loop::new(&scratch, "disk", size)?;
+    let home = Home::new(&scratch)?;
+    let node = device.path().display().to_string();
+    home.ok(["track", &node, "--granularity", "64KiB"])?;
+    let care = Protected::adopt(&scratch, home, device.path());
+    let file = open_with(device.path(), O_DIRECT)?;
+    // across the two boundaries, and up to the last sector
+    let places = [0, 2 * TIB - 32768, 16 * TIB - 32768, size - 65536];
+    for round in [&places[..], &places[1..]] {
+        for at in round {
+            file.write_all_at(&Aligned::random(65536, &mut random), *at)?;
+        }
+        let (listed, _) = care.diff()?;
+        let all = round.iter().all(|at| listed.contains(Extent::new(*at, 65536)));
+        ensure!(all && listed.total() <= 4 * 131_072, "listed: {listed:?}");
+        let restored = std::fs::File::open(care.restore_file(&care.backup(&[])?.id)?)?;
+        ensure!(restored.metadata()?.len() == size);
+        for at in places {
+            let (mut got, mut wanted) = (Aligned::new(65536), Aligned::new(65536));
+            restored.read_exact_at(&mut got, at)?;
+            file.read_exact_at(&mut wanted, at)?;
+            ensure!(*got == *wanted, "differs at {at}");
+        }
     }
     Ok(())
 }

@@ -95,8 +95,23 @@ pub struct Look {
 /// Looks at a tracked device.
 ///
 /// # Errors
-/// `NotFound` if it is not tracked.
+/// `NotFound` if it is not tracked; `Busy` if its backups end faster than one can look.
 pub fn look(places: &Places, path: &Path) -> Result<Look> {
+    for _ in 0..16 {
+        let look = look_once(places, path)?;
+        // a backup that ended meanwhile took bitmaps away: the list would be short of what its base point says
+        let now = DeviceState::read(places, &look.state.key())?;
+        if now
+            .is_some_and(|now| (now.session, now.retired) == (look.state.session.clone(), look.state.retired))
+        {
+            return Ok(look);
+        }
+    }
+    Err(Error::new(Kind::Busy, format!("look at {}: its backups never rest", path.display()))
+        .hint("try again"))
+}
+
+fn look_once(places: &Places, path: &Path) -> Result<Look> {
     let state = find(places, path)?.ok_or_else(|| {
         Error::new(Kind::NotFound, format!("{} is not tracked", path.display()))
             .hint(format!("run `blkdelta track {}` first", path.display()))
@@ -109,6 +124,9 @@ pub fn look(places: &Places, path: &Path) -> Result<Look> {
     let verdict = reading.judge(&state);
     let mut suspect: Vec<String> = state.sealed.iter().flat_map(|s| s.suspect.clone()).collect();
     suspect.extend(verdict.suspect.iter().cloned());
+    if !maps.serves(state.identity.disk, state.slot)? {
+        suspect.push("the kernel's programs do not find the device any more".into());
+    }
     suspect.extend(lost);
     suspect.dedup();
     let extents = union(&bitmaps, state.granularity, state.identity.size);

@@ -77,8 +77,9 @@ impl Epochs {
         verdict: &Verdict,
     ) -> Result<Cut> {
         let old_words = self.words(old)?;
-        let after = self.read()?.judge(&self.state);
+        // first what is on its way, then what was counted: a write that ends in between is counted
         let in_flight = self.disk.writes_in_flight().unwrap_or(u64::MAX);
+        let after = self.read()?.judge(&self.state);
         let carried = self.carry_in_flight(new_words)?;
         let quiet_cuts_left = match after.overflowed {
             0 => self.state.carry_all.saturating_sub(u8::from(in_flight == 0)),
@@ -89,6 +90,9 @@ impl Epochs {
         }
         let mut suspect = verdict.suspect.clone();
         suspect.extend(after.suspect.iter().filter(|s| !verdict.suspect.contains(s)).cloned());
+        if !self.maps.serves(self.state.identity.disk, self.state.slot)? {
+            suspect.push("the kernel's programs do not find the device any more".into());
+        }
         let mut state = self.state.clone();
         state.baseline = before.baseline(&state.baseline, verdict.shortfall);
         state.carry_all = quiet_cuts_left;

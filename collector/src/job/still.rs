@@ -1,7 +1,7 @@
 //! How a backup comes to an image of one instant: passes until little is left, then a freeze; or passes until
 //! nothing was written during one.
 //!
-//! What must stay true: [`Still::Frozen`] only if the file systems stood still from before the cut until all of
+//! What must stay true: [`Still::Frozen`] only if the whole device stood still from before the cut until all of
 //! it was copied, as another cut proves; [`Still::Quiet`] only if a cut proves that nothing was written while
 //! the pass before it copied; everything else is [`Still::Moving`].
 
@@ -119,7 +119,7 @@ impl Passes<'_> {
         Ok((self.judge(&after, mounted), times))
     }
 
-    /// Did the file systems stand still in the epoch that `after` ended?
+    /// Did the whole device stand still in the epoch that `after` ended?
     fn judge(&mut self, after: &Cut, mounted: &[Mounted]) -> Result<(), String> {
         if unchanged(after) {
             self.epochs.last = after.epoch;
@@ -127,14 +127,12 @@ impl Passes<'_> {
         }
         // not copied, so not ours to forget: the next difference has it
         let theirs: ExtentSet = mounted.iter().map(|m| m.extent).collect();
-        if after.extents.intersect(&theirs).is_empty() {
-            self.notes.push(format!(
-                "{} bytes outside the frozen file systems changed meanwhile",
-                after.extents.total()
-            ));
-            return Ok(());
-        }
-        Err(format!("{} bytes changed although the file systems were frozen", after.extents.total()))
+        let (changed, inside) = (after.extents.total(), after.extents.intersect(&theirs).total());
+        Err(match inside {
+            // a mount in another namespace, a dm device above, swap: whatever wrote there was not held still
+            0 => format!("{changed} bytes outside the frozen file systems changed while they were copied"),
+            _ => format!("{inside} bytes changed although the file systems were frozen"),
+        })
     }
 
     /// Without a freeze, [`Self::until_quiet`]; says so if something was to run during one.
@@ -173,10 +171,12 @@ impl Passes<'_> {
             self.subject.survey.flush()?;
             let cut = self.cut()?;
             let left = cut.extents.total();
-            self.copy_cut(&cut, false)?;
             if unchanged(&cut) {
+                // marks of leaked slots are not copied: what is written there by now is of a later moment
+                self.epochs.last = cut.epoch;
                 return Ok(Still::Quiet);
             }
+            self.copy_cut(&cut, false)?;
             if left > FEW && left > last / 4 * 3 {
                 break;
             }

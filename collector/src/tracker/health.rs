@@ -35,7 +35,7 @@ pub struct Verdict {
     pub suspect: Vec<String>,
     /// Submitted sectors that are short of the kernel's, all told.
     pub shortfall: u64,
-    /// Writes submitted or completed in the epoch.
+    /// Not 0 if anything was submitted or completed in the epoch, by our count or the kernel's.
     pub activity: u64,
     /// Submissions that found no in-flight slot, in the epoch.
     pub overflowed: u64,
@@ -76,11 +76,15 @@ impl Reading {
         let mut verdict = Verdict {
             suspect: self.blind_spots(base),
             shortfall: self.shortfall(base),
-            activity: self.grown(base, |c| c.submitted + c.completed + c.requeued),
+            activity: self.grown(base, |c| c.submitted + c.completed + c.requeued)
+                + self.kernel.abs_diff(base.kernel),
             overflowed: self.grown(base, |c| c.overflowed),
         };
         verdict.suspect.extend(self.programs.iter().filter_map(|p| p.trouble.clone()));
         verdict.suspect.extend(self.missing(state.bio_based));
+        if self.kernel < base.kernel {
+            verdict.suspect.push("the kernel counts the disk's writes anew: it was reset".into());
+        }
         if !self.accounting {
             verdict.suspect.push("the kernel's accounting was switched off (queue/iostats)".into());
         }

@@ -99,6 +99,7 @@ pub struct Live {
     maps: Maps,
     state: DeviceState,
     lost_before: u64,
+    places: Places,
     _lock: Lock,
 }
 
@@ -113,14 +114,17 @@ impl Live {
             MapData::from_pin(places.map("EVENTS")).map_err(|e| aya_error("open the ring buffer", e))?;
         let ring = RingBuf::try_from(Map::RingBuf(ring)).map_err(|e| aya_error("open the ring buffer", e))?;
         let maps = Maps::open(places)?;
-        let mut live = Self { ring, maps, state: state.clone(), lost_before: 0, _lock: lock };
+        let mut live =
+            Self { ring, maps, state: state.clone(), lost_before: 0, places: places.clone(), _lock: lock };
         live.switch(true)?;
         live.look()?; // what an earlier watcher left is nobody's
         Ok(live)
     }
 
-    /// Turns the events of the disk on or off. The entry is replaced whole, as the programs read it.
+    /// Turns the events of the disk on or off. The entry is replaced whole, as the programs read it; it also holds
+    /// the head of the disk's targets, so nobody may add or remove one meanwhile.
     fn switch(&mut self, on: bool) -> Result<()> {
+        let _registry = Lock::take(&self.places.lock(), "switch live events", true)?;
         let dev = self.state.identity.disk;
         let what = "switch live events";
         let disk = self.maps.disks.get(&dev, 0).map_err(|e| aya_error(what, e))?;

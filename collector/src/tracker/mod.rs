@@ -93,11 +93,17 @@ pub fn track(places: &Places, path: &Path, granularity: Granularity) -> Result<D
     places.prepare()?;
     let _lock = Lock::take(&places.lock(), "track", true)?;
     let key = state::key_of(device.dev);
-    if let Some(old) = DeviceState::read(places, &key)? {
-        let pinned = Loaded::read(places)?.is_some() && places.epoch(&key, old.epoch).exists();
-        if pinned && old.check_identity(&device).is_ok() {
-            return already(old, granularity);
-        }
+    if let Some(old) = intact(places, &device)? {
+        return already(old, granularity);
+    }
+    let what = format!("track {}", path.display());
+    let alone = Lock::take(&places.device_lock(&key), &what, false);
+    // a backup that runs may just have ended the epoch we looked for
+    if let Some(old) = intact(places, &device)? {
+        return already(old, granularity);
+    }
+    let _device = alone?;
+    if DeviceState::read(places, &key)?.is_some() {
         forget(places, &key)?;
     }
     if Loaded::read(places)?.is_none() {
@@ -109,6 +115,16 @@ pub fn track(places: &Places, path: &Path, granularity: Granularity) -> Result<D
     let state = begin(places, &device, granularity)?;
     state.write(places)?;
     Ok(state)
+}
+
+/// The device's state, if it is tracked, still the same, and found by the programs.
+fn intact(places: &Places, device: &BlockDevice) -> Result<Option<DeviceState>> {
+    let key = state::key_of(device.dev);
+    let Some(old) = DeviceState::read(places, &key)? else { return Ok(None) };
+    let pinned = Loaded::read(places)?.is_some() && places.epoch(&key, old.epoch).exists();
+    let served = || Maps::open(places).and_then(|maps| maps.serves(old.identity.disk, old.slot));
+    let found = pinned && old.check_identity(device).is_ok() && served().unwrap_or(false);
+    Ok(found.then_some(old))
 }
 
 /// Programs or maps are gone, so nothing is tracked any more, whatever the state files say.

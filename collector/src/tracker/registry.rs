@@ -94,6 +94,15 @@ impl Maps {
         self.disks.insert(dev, Disk { first: slot, ..disk }, 0).map_err(map_error("set disk"))
     }
 
+    /// Do the programs find this slot when disk `dev` is written to?
+    ///
+    /// # Errors
+    /// If the maps cannot be read.
+    pub fn serves(&self, dev: u32, slot: u32) -> Result<bool> {
+        let disk = self.disk(dev)?;
+        disk.map_or(Ok(false), |disk| Ok(self.list(disk)?.contains(&slot)))
+    }
+
     /// The slots of a disk's list, in order.
     fn list(&self, disk: Disk) -> Result<Vec<u32>> {
         let (mut slots, mut at) = (Vec::new(), disk.first);

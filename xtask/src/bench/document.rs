@@ -55,7 +55,7 @@ pub struct Findings {
 }
 
 /// Keeps the findings, with when and where they were made.
-pub fn keep(ws: &Workspace, name: &str, findings: &Findings) -> Result<()> {
+pub fn keep(ws: &Workspace, name: &str, findings: &Findings, note: &str) -> Result<()> {
     let line = |h: &Headline| {
         let aim = match (h.aim, h.met) {
             ("", _) => String::new(),
@@ -67,6 +67,7 @@ pub fn keep(ws: &Workspace, name: &str, findings: &Findings) -> Result<()> {
     let kept = json!({
         "date": text(Command::new("date").args(["-u", "+%Y-%m-%d %H:%M"]))?.trim(),
         "machine": machine()?,
+        "note": note,
         "text": findings.text,
         "headlines": findings.headlines.iter().map(line).collect::<Vec<_>>(),
     });
@@ -87,7 +88,9 @@ pub fn write(ws: &Workspace, benchmarks: &[(&str, &str)]) -> Result<()> {
             serde_json::from_slice(&kept).with_context(|| format!("read {}", path.display()))?;
         let get = |key: &str| kept[key].as_str().unwrap_or_default();
         let (date, machine, text) = (get("date"), get("machine"), get("text"));
-        write!(document, "\n## {name}: {about}\n\n{date} UTC, {machine}.\n\n{text}")?;
+        let note = Some(get("note")).filter(|note| !note.is_empty()).map(|note| format!(" {note}"));
+        let note = note.unwrap_or_default();
+        write!(document, "\n## {name}: {about}\n\n{date} UTC, {machine}.{note}\n\n{text}")?;
         for line in kept["headlines"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             writeln!(table, "{line}")?;
         }

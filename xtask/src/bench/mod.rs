@@ -44,7 +44,7 @@ const BENCHMARKS: [Benchmark; 4] = [
 ];
 
 /// Runs one, or all if they are to be written; else lists them.
-pub fn bench(ws: &Workspace, name: Option<&str>, rounds: usize, write: bool) -> Result<()> {
+pub fn bench(ws: &Workspace, name: Option<&str>, rounds: usize, write: bool, note: &str) -> Result<()> {
     if name.is_none() && !write {
         for benchmark in &BENCHMARKS {
             println!("{:12} {}", benchmark.name, benchmark.about);
@@ -65,7 +65,7 @@ pub fn bench(ws: &Workspace, name: Option<&str>, rounds: usize, write: bool) -> 
         say(format!("bench {}: {rounds} rounds after one that does not count", benchmark.name));
         let findings = (benchmark.run)(&program, rounds)?;
         println!("{}", findings.text);
-        document::keep(ws, benchmark.name, &findings)?;
+        document::keep(ws, benchmark.name, &findings, note)?;
     }
     if write { document::write(ws, &BENCHMARKS.map(|b| (b.name, b.about))) } else { Ok(()) }
 }

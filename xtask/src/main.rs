@@ -85,6 +85,9 @@ enum Verb {
         /// Put the results into docs/BENCHMARKS.md and the README; without a name: of all
         #[arg(long)]
         write: bool,
+        /// What a reader should know about the machine
+        #[arg(long, default_value = "")]
+        note: String,
     },
     /// Build the documentation, check its links and commands
     Docs,
@@ -116,7 +119,7 @@ fn act(verb: Verb) -> Result<()> {
         Verb::Tidy => tidy::tidy(ws),
         Verb::Test { long, filter } => test::test(ws, long, filter.as_deref()),
         Verb::Fuzz { seconds, target } => fuzz::fuzz(ws, seconds, target.as_deref()),
-        Verb::Bench { name, rounds, write } => bench::bench(ws, name.as_deref(), rounds, write),
+        Verb::Bench { name, rounds, write, note } => bench::bench(ws, name.as_deref(), rounds, write, &note),
         Verb::Docs => docs::docs(ws, &verbs()),
         Verb::Dist => dist::dist(ws),
         Verb::Ci => ci::ci(ws, &verbs()),

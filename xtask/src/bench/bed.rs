@@ -1,5 +1,5 @@
-//! What the benchmarks of backups stand on: a loop device full of real data, in memory, so that the tools and not
-//! the disks are compared.
+//! What the benchmarks of backups stand on: a loop device full of real data; in memory, so that the tools and not
+//! the disks are compared, or in the target folder, on a real disk.
 
 use super::interleaved::Sample;
 use crate::command::quiet;
@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use rustix::fs::OFlags;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 /// Bytes of the device.
@@ -30,13 +30,23 @@ pub struct Bed {
 }
 
 impl Bed {
+    /// In memory, if there is enough.
+    pub fn in_memory(program: &Path) -> Result<Self> {
+        Self::make(program, Scratch::new(ROOM)?)
+    }
+
+    /// Beside the program: on the disk it was built on.
+    pub fn on_disk(program: &Path) -> Result<Self> {
+        let folder = program.parent().context("folder of the program")?;
+        Self::make(program, Scratch::in_folder(folder, ROOM)?)
+    }
+
     /// Makes the device and tracks it.
-    pub fn make(program: PathBuf) -> Result<Self> {
-        let scratch = Scratch::new(ROOM)?;
+    fn make(program: &Path, scratch: Scratch) -> Result<Self> {
         let source = scratch.join("source.img");
         real_data(&source)?;
         let device = Loop::on(&source)?;
-        let product = Product::new(program, &scratch)?;
+        let product = Product::new(program.to_owned(), &scratch)?;
         product.run(&["track", utf8(device.path())?])?;
         Ok(Self { device, product, scratch })
     }
@@ -90,7 +100,7 @@ fn real_data(to: &Path) -> Result<()> {
     let mut shell = Command::new("sh");
     shell.arg("-c").arg(
         "while [ \"$(stat -c %s \"$1\" 2>/dev/null || echo 0)\" -lt \"$2\" ]; do \
-         tar -C / -cf - usr 2>/dev/null | head -c \"$2\" >> \"$1\"; done; truncate -s \"$2\" \"$1\"",
+         tar -C / -cf - usr 2>/dev/null | head -c \"$2\" >> \"$1\"; done; truncate -s \"$2\" \"$1\"; sync \"$1\"",
     );
     quiet(shell.arg("real_data").arg(to).arg(SIZE.to_string()))?;
     Ok(())
@@ -116,6 +126,13 @@ impl Aligned {
         let mut bytes = vec![0; length + 4096];
         let start = bytes.as_ptr().align_offset(4096);
         random.fill(&mut bytes);
+        Self { bytes, start, length }
+    }
+
+    /// Always the same byte.
+    pub fn same(length: usize, byte: u8) -> Self {
+        let bytes = vec![byte; length + 4096];
+        let start = bytes.as_ptr().align_offset(4096);
         Self { bytes, start, length }
     }
 

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 /// The memory nothing may exceed, at any device size.
-pub const MEMORY: u64 = 256 << 20;
+const MEMORY: u64 = 256 << 20;
 
 /// Where the README's table stands.
 const MARKS: (&str, &str) =
@@ -29,6 +29,21 @@ impl Headline {
     pub fn new(what: impl Into<String>, measured: String, aim: &'static str, met: bool) -> Self {
         Self { what: what.into(), measured, aim, met }
     }
+
+    /// A ratio that should not be above the number in `aim`.
+    pub fn at_most(what: &str, ratio: f64, limit: f64, aim: &'static str) -> Self {
+        Self::new(what, format!("{ratio:.2} ×"), aim, ratio <= limit)
+    }
+
+    /// A ratio that should not be below the number in `aim`.
+    pub fn at_least(what: &str, ratio: f64, limit: f64, aim: &'static str) -> Self {
+        Self::new(what, format!("{ratio:.2} ×"), aim, ratio >= limit)
+    }
+
+    /// The most memory a program had.
+    pub fn memory(what: &str, peak: u64) -> Self {
+        Self::new(what, format!("{} MiB", peak >> 20), "≤ 256 MiB", peak <= MEMORY)
+    }
 }
 
 /// What a benchmark found.
@@ -40,7 +55,7 @@ pub struct Findings {
 }
 
 /// Keeps the findings, with when and where they were made.
-pub fn keep(ws: &Workspace, name: &str, findings: &Findings) -> Result<()> {
+pub fn keep(ws: &Workspace, name: &str, findings: &Findings, note: &str) -> Result<()> {
     let line = |h: &Headline| {
         let aim = match (h.aim, h.met) {
             ("", _) => String::new(),
@@ -52,6 +67,7 @@ pub fn keep(ws: &Workspace, name: &str, findings: &Findings) -> Result<()> {
     let kept = json!({
         "date": text(Command::new("date").args(["-u", "+%Y-%m-%d %H:%M"]))?.trim(),
         "machine": machine()?,
+        "note": note,
         "text": findings.text,
         "headlines": findings.headlines.iter().map(line).collect::<Vec<_>>(),
     });
@@ -72,7 +88,9 @@ pub fn write(ws: &Workspace, benchmarks: &[(&str, &str)]) -> Result<()> {
             serde_json::from_slice(&kept).with_context(|| format!("read {}", path.display()))?;
         let get = |key: &str| kept[key].as_str().unwrap_or_default();
         let (date, machine, text) = (get("date"), get("machine"), get("text"));
-        write!(document, "\n## {name}: {about}\n\n{date} UTC, {machine}.\n\n{text}")?;
+        let note = Some(get("note")).filter(|note| !note.is_empty()).map(|note| format!(" {note}"));
+        let note = note.unwrap_or_default();
+        write!(document, "\n## {name}: {about}\n\n{date} UTC, {machine}.{note}\n\n{text}")?;
         for line in kept["headlines"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             writeln!(table, "{line}")?;
         }
@@ -87,9 +105,8 @@ pub fn write(ws: &Workspace, benchmarks: &[(&str, &str)]) -> Result<()> {
 const HEAD: &str = "# Benchmarks
 
 Written by `cargo xtask bench --write`; `cargo xtask bench` lists the benchmarks, `cargo xtask bench NAME`
-runs one. Everything lies in memory (a loop device on tmpfs, files on tmpfs), so that programs and not disks
-are compared; on a real disk the differences between tools that read the same bytes grow smaller, and
-those between tools that read little and tools that read all grow larger. Contenders take turns in every
+runs one. Unless it says otherwise everything lies in memory (a loop device on tmpfs, files on tmpfs), so that
+programs and not disks are compared: what a tool computes weighs most there. Contenders take turns in every
 round, and a first round does not count; the *ratio* is to the first line of a table, taken round by round,
 then its median. *memory* is the most a contender's process ever had (VmHWM).
 ";

@@ -19,13 +19,13 @@ use crate::setup::packages;
 use crate::workspace::Workspace;
 use anyhow::{Result, bail};
 use document::Findings;
-use std::path::PathBuf;
+use std::path::Path;
 
 /// A name, what it measures, and how.
 struct Benchmark {
     name: &'static str,
     about: &'static str,
-    run: fn(PathBuf, usize) -> Result<Findings>,
+    run: fn(&Path, usize) -> Result<Findings>,
 }
 
 const BENCHMARKS: [Benchmark; 4] = [
@@ -44,7 +44,7 @@ const BENCHMARKS: [Benchmark; 4] = [
 ];
 
 /// Runs one, or all if they are to be written; else lists them.
-pub fn bench(ws: &Workspace, name: Option<&str>, rounds: usize, write: bool) -> Result<()> {
+pub fn bench(ws: &Workspace, name: Option<&str>, rounds: usize, write: bool, note: &str) -> Result<()> {
     if name.is_none() && !write {
         for benchmark in &BENCHMARKS {
             println!("{:12} {}", benchmark.name, benchmark.about);
@@ -63,9 +63,9 @@ pub fn bench(ws: &Workspace, name: Option<&str>, rounds: usize, write: bool) -> 
     process::listen()?;
     for benchmark in chosen {
         say(format!("bench {}: {rounds} rounds after one that does not count", benchmark.name));
-        let findings = (benchmark.run)(program.clone(), rounds)?;
+        let findings = (benchmark.run)(&program, rounds)?;
         println!("{}", findings.text);
-        document::keep(ws, benchmark.name, &findings)?;
+        document::keep(ws, benchmark.name, &findings, note)?;
     }
     if write { document::write(ws, &BENCHMARKS.map(|b| (b.name, b.about))) } else { Ok(()) }
 }

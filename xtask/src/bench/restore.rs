@@ -1,19 +1,19 @@
 //! A restore to a new file, against qemu-img convert from its compressed image back to raw.
 
 use super::bed::{Bed, change, rival};
-use super::document::{Findings, Headline, MEMORY};
+use super::document::{Findings, Headline};
 use super::full::convert;
 use super::interleaved::{Contender, Sample, measure, table};
 use crate::command::quiet;
 use crate::rig::product::utf8;
 use crate::rig::random::Random;
 use anyhow::Result;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::Command;
 
 /// Seconds of each.
-pub fn run(program: PathBuf, rounds: usize) -> Result<Findings> {
-    let bed = Bed::make(program)?;
+pub fn run(program: &Path, rounds: usize) -> Result<Findings> {
+    let bed = Bed::in_memory(program)?;
     bed.backup("one", &[])?;
     quiet(&mut convert(&bed, true))?;
     bed.backup("chain", &["--full"])?;
@@ -36,15 +36,10 @@ pub fn run(program: PathBuf, rounds: usize) -> Result<Findings> {
         ],
     )?;
     let text = format!("The device of `full`, to a new file in memory.\n\n{}", table("seconds", &rows)?);
-    let (time, peak) = (rows[1].against(&rows[0])?, rows[1].peak.max(rows[2].peak));
+    let time = rows[1].against(&rows[0])?.median;
     let headlines = vec![
-        Headline::new(
-            "restore: time against qemu-img convert back",
-            format!("{:.2} ×", time.median),
-            "< 1",
-            time.median < 1.0,
-        ),
-        Headline::new("memory of a restore", format!("{} MiB", peak >> 20), "≤ 256 MiB", peak <= MEMORY),
+        Headline::at_most("restore: time against qemu-img convert back", time, 1.0, "≤ 1"),
+        Headline::memory("memory of a restore", rows[1].peak.max(rows[2].peak)),
     ];
     Ok(Findings { text, headlines })
 }

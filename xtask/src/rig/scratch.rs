@@ -22,9 +22,15 @@ impl Scratch {
     /// Where `need` bytes are free: in memory if that leaves as much again, else in the temporary folder.
     pub fn new(need: u64) -> Result<Self> {
         let roots = [PathBuf::from("/dev/shm"), std::env::temp_dir()];
-        roots.iter().for_each(|root| sweep(root));
         let in_memory = free(&roots[0]).unwrap_or(0) >= need && memory().unwrap_or(0) >= 2 * need;
-        let root = if in_memory { &roots[0] } else { &roots[1] };
+        // the other place may hold what an earlier run left
+        roots.iter().for_each(|root| sweep(root));
+        Self::in_folder(if in_memory { &roots[0] } else { &roots[1] }, need)
+    }
+
+    /// In the folder `root`, where `need` bytes must be free.
+    pub fn in_folder(root: &Path, need: u64) -> Result<Self> {
+        sweep(root);
         let there = free(root)?;
         if there < need {
             bail!("{} has {} MiB free, {} MiB are needed", root.display(), there >> 20, need >> 20);

@@ -44,12 +44,12 @@ fn a_repository_that_is_moved_away_meanwhile_holds_no_point() {
     let there = (here.clone(), away.clone());
     ledger.at_cut = Some(Box::new(move |n| {
         if n % 2 == 0 {
-            let _ = std::fs::rename(&there.0, &there.1);
+            let _ = rustix::fs::rename(&there.0, &there.1);
         }
     }));
     back_up(&disk, &mut ledger, &repo, &Wishes::default()).unwrap_err();
     let _ = std::fs::remove_dir_all(&here);
-    std::fs::rename(&away, &here).unwrap();
+    rustix::fs::rename(&away, &here).unwrap();
     assert_eq!(repo.points().unwrap().len(), 1);
     let again = back_up(&disk, &mut disk.ledger(), &repo, &Wishes::default()).unwrap();
     assert!(again.why_full.is_none() && again.manifest.totals.changed_bytes >= 1 << 20);

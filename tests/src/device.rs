@@ -118,6 +118,16 @@ impl Loop {
         Ok(nodes)
     }
 
+    /// Moves the device's beginning in its backing file, as nothing but the driver notices.
+    pub fn begin_at(&self, offset: u64) -> Result<()> {
+        let (get, set, place) = (0x4c05, 0x4c04, 3);
+        let node = open_with(&self.path, 0)?;
+        let mut status = [0; 29];
+        crate::raw::loop_status(&node, get, &mut status).context("LOOP_GET_STATUS64")?;
+        status[place] = offset;
+        crate::raw::loop_status(&node, set, &mut status).context("LOOP_SET_STATUS64")
+    }
+
     /// Detaches now; an error if the device stays.
     pub fn detach(self) -> Result<()> {
         self.release()

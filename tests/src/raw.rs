@@ -36,6 +36,13 @@ pub fn flush_cache(device: &File) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// A request of a loop device that takes or gives `struct loop_info64` (29 words, offset in word 3).
+pub fn loop_status(device: &File, request: u64, status: &mut [u64; 29]) -> io::Result<()> {
+    // SAFETY: LOOP_GET_STATUS64 and LOOP_SET_STATUS64 write or read 232 bytes through the pointer, live and ours.
+    let result = unsafe { libc::ioctl(device.as_raw_fd(), request as libc::Ioctl, status.as_mut_ptr()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Copies `data` into a shared mapping of `file` at `offset` (a page multiple) and flushes it.
 pub fn write_mapped(file: &File, offset: u64, data: &[u8]) -> io::Result<()> {
     // SAFETY: the mapping is only ever written through, never read as a Rust value, and dropped before return;

@@ -102,3 +102,21 @@ fn a_watcher_waits_for_the_registry() -> Result<()> {
         Ok(())
     })
 }
+
+/// A loop device that is moved inside its backing file keeps number, size and sequence number; nothing is written.
+#[test]
+fn a_loop_device_that_begins_elsewhere() -> Result<()> {
+    const NAME: &str = "review::a_loop_device_that_begins_elsewhere";
+    skip_if!(host::no_tracking(), NAME);
+    let scratch = Scratch::new("moved")?;
+    let mut random = Random::for_test(NAME);
+    let backing = scratch.path().join("moved.img");
+    std::fs::File::create(&backing)?.set_len(9 << 20)?;
+    let device = Loop::on(&backing, &["--sizelimit", "8388608"])?;
+    fill(device.path(), &mut random)?;
+    let care = Protected::new(&scratch, device.path())?;
+    care.backup(&[])?;
+    device.begin_at(1 << 20)?;
+    ensure!(care.backup(&[]).is_err(), "another content was taken for the tracked one");
+    Ok(())
+}

@@ -82,14 +82,15 @@ impl Epochs {
         let last = self.places.epochs(&key).unwrap_or_default().into_iter().max().unwrap_or(0);
         let (lost, new) = (self.state.epoch, self.state.epoch.max(last) + 1);
         let map = crate::tracker::make_bitmap(&self.places, &key, new, self.word_count())?;
-        self.maps.switch_bitmap(self.state.slot, &map)?;
-        self.carry_in_flight(&Words::map(bpf::fd(map.fd()), self.word_count())?)?;
         let mut state = self.state.clone();
         let why = format!("the running bitmap (epoch {lost}) was not where it was left");
         state.sealed.push(Sealed { epoch: lost, suspect: vec![why] });
         state.epoch = new;
+        // said before it is put right: killed in between, it would look like a cut that only lacks its seal
         state.write(&self.places)?;
         self.state = state;
+        self.maps.switch_bitmap(self.state.slot, &map)?;
+        self.carry_in_flight(&Words::map(bpf::fd(map.fd()), self.word_count())?)?;
         let pinned = self.places.epochs(&key)?;
         self.adopt_strays(&pinned)
     }

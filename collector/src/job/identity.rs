@@ -29,7 +29,8 @@ pub fn identify(device: &BlockDevice) -> DeviceIdent {
 fn whole(device: &BlockDevice, host: &str) -> (String, String) {
     if let Some(file) = &device.backing_file {
         let stem = file.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
-        return (stem, format!("file {} on {host}", file.display()));
+        let at = device.backing_offset.filter(|at| *at > 0).map(|at| format!(" at {at}")).unwrap_or_default();
+        return (stem, format!("file {}{at} on {host}", file.display()));
     }
     let disk = device.whole_disk().map_or_else(|_| device.name.clone(), |disk| disk.name);
     for (what, fact) in [("wwid", &device.wwid), ("uuid", &device.uuid), ("serial", &device.serial)] {

@@ -12,6 +12,7 @@ use futures_util::TryStreamExt;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::task::{Poll, Wake, Waker};
@@ -23,6 +24,8 @@ pub(super) const FOLDERS: [&str; 4] = ["seg", "idx", "bak", "lock"];
 pub(crate) struct Store {
     objects: Arc<dyn ObjectStore>,
     local: Option<PathBuf>,
+    /// The local folder itself, whatever its path means by now.
+    root: Option<std::fs::File>,
     runtime: OnceLock<tokio::runtime::Runtime>,
 }
 
@@ -33,7 +36,13 @@ impl Store {
         let folder = std::fs::canonicalize(folder).map_err(|e| Error::os(what(), e))?;
         let objects =
             LocalFileSystem::new_with_prefix(&folder).map_err(|e| classify(e, what()))?.with_fsync(true);
-        Ok(Self { objects: Arc::new(objects), local: Some(folder), runtime: OnceLock::new() })
+        let root = std::fs::File::open(&folder).map_err(|e| Error::os(what(), e))?;
+        Ok(Self {
+            objects: Arc::new(objects),
+            local: Some(folder),
+            root: Some(root),
+            runtime: OnceLock::new(),
+        })
     }
 
     /// The folder of a local store.
@@ -161,10 +170,24 @@ impl Store {
         Ok(found)
     }
 
+    /// The path still leads to the folder that was opened: not moved, removed or unmounted meanwhile. Objects are
+    /// written by path, so otherwise one point's objects would lie in two places.
+    pub fn in_place(&self) -> Result<()> {
+        let (Some(path), Some(root)) = (&self.local, &self.root) else { return Ok(()) };
+        let opened = root.metadata().map_err(|e| Error::os(format!("look at {}", path.display()), e))?;
+        let same = std::fs::metadata(path).is_ok_and(|m| (m.dev(), m.ino()) == (opened.dev(), opened.ino()));
+        if same {
+            return Ok(());
+        }
+        let text = format!("the repository {} was moved, removed or unmounted meanwhile", path.display());
+        Err(Error::new(Kind::NotFound, text).hint("put it back in its place and try again"))
+    }
+
     /// Makes the names of the upper folders durable: another process may have made one and died before its sync.
     /// A folder that a copy of the repository lost because it was empty is made again.
     pub fn settle(&self) -> Result<()> {
         let Some(root) = &self.local else { return Ok(()) };
+        self.in_place()?;
         for folder in FOLDERS.map(|name| root.join(name)) {
             let what = || format!("make folder {}", folder.display());
             std::fs::create_dir_all(&folder).map_err(|e| Error::os(what(), e))?;

@@ -99,7 +99,7 @@ impl Repository {
             }
         };
         Ok(PointWriter {
-            uploader: Uploader::start(self.store_handle())?,
+            uploader: Uploader::start(&self.store_handle())?,
             repository: self.clone(),
             point: PointId::generate(),
             new,
@@ -203,6 +203,8 @@ impl PointWriter {
         let bytes = manifest.encode()?;
         failpoint("repo.manifest.put")?;
         self.repository.store().put_new(&keys::manifest(&self.new.device.id, self.point), bytes.into())?;
+        // all of it lies where the next reader looks
+        self.repository.store().in_place()?;
         failpoint("repo.manifest.stored")?;
         Ok(manifest)
     }

@@ -56,6 +56,8 @@ pub struct BlockDevice {
     pub zoned: Option<String>,
     /// A loop device's backing file, as the kernel names it.
     pub backing_file: Option<PathBuf>,
+    /// Where in the backing file a loop device begins, in bytes.
+    pub backing_offset: Option<u64>,
     /// Serial number.
     pub serial: Option<String>,
     /// World-wide id.
@@ -145,6 +147,7 @@ impl BlockDevice {
             dax: flag("queue/dax"),
             zoned: text(&disk_sysfs, "queue/zoned").filter(|z| z != "none"),
             backing_file: text(&disk_sysfs, "loop/backing_file").map(PathBuf::from),
+            backing_offset: number(&disk_sysfs, "loop/offset").ok(),
             serial: first_text(&disk_sysfs, &["serial", "device/serial"]),
             wwid: first_text(&disk_sysfs, &["wwid", "device/wwid"]),
             uuid: first_text(&disk_sysfs, &["dm/uuid", "md/uuid", "uuid"]),

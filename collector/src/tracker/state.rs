@@ -35,6 +35,8 @@ pub struct Identity {
     pub size: u64,
     /// The kernel's serial number of the disk behind the number.
     pub diskseq: Option<u64>,
+    /// Where a loop device begins in its backing file: it can be moved without a write, and keeps its number.
+    pub backing_offset: Option<u64>,
 }
 
 impl Identity {
@@ -46,6 +48,7 @@ impl Identity {
             start_sector: device.partition.map_or(0, |p| p.start_sector),
             size: device.size,
             diskseq: device.diskseq,
+            backing_offset: device.backing_offset,
         }
     }
 }
@@ -201,6 +204,8 @@ impl DeviceState {
             "another disk is behind this device now"
         } else if now.size != self.identity.size {
             "its size changed"
+        } else if now.backing_offset != self.identity.backing_offset {
+            "it begins elsewhere in its backing file"
         } else {
             "its place on the disk changed"
         };

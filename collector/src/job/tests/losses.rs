@@ -32,6 +32,31 @@ fn a_range_that_cannot_be_read_is_named_and_nothing_is_forgotten() {
 }
 
 #[test]
+fn a_repository_that_is_moved_away_meanwhile_holds_no_point() {
+    let dir = tempfile::tempdir().unwrap();
+    let repo = repository(dir.path());
+    let disk = Disk::create(&dir.path().join("disk"), 4 << 20);
+    disk.write(0, 4 << 20, 3);
+    back_up(&disk, &mut disk.ledger(), &repo, &Wishes::default()).unwrap();
+    disk.write(1 << 20, 1 << 20, 4);
+    let (here, away) = (dir.path().join("repo"), dir.path().join("away"));
+    let mut ledger = disk.ledger();
+    let there = (here.clone(), away.clone());
+    ledger.at_cut = Some(Box::new(move |n| {
+        if n % 2 == 0 {
+            let _ = std::fs::rename(&there.0, &there.1);
+        }
+    }));
+    back_up(&disk, &mut ledger, &repo, &Wishes::default()).unwrap_err();
+    let _ = std::fs::remove_dir_all(&here);
+    std::fs::rename(&away, &here).unwrap();
+    assert_eq!(repo.points().unwrap().len(), 1);
+    let again = back_up(&disk, &mut disk.ledger(), &repo, &Wishes::default()).unwrap();
+    assert!(again.why_full.is_none() && again.manifest.totals.changed_bytes >= 1 << 20);
+    assert_restores(&repo, &again.manifest, &disk.content());
+}
+
+#[test]
 fn a_stop_keeps_the_difference() {
     let dir = tempfile::tempdir().unwrap();
     let repo = repository(dir.path());

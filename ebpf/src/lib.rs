@@ -4,7 +4,9 @@
 //! (`tests::no_padding` proves it). [`LAYOUT`] changes whenever one of them changes.
 //!
 //! ```text
-//!   DISKS     dev_t of a whole disk      -> Disk     one entry per disk with something tracked on it
+//!   DISKS     dev_t of a whole disk      -> row      one entry per disk with something tracked on it; an entry is
+//!                                                    never replaced, only removed with its last target
+//!   ROWS      row                        -> Disk     changed in place: a running program may hold on to it
 //!   TARGETS   slot                       -> Target   the disk or partition that is tracked; a list per disk
 //!   BITMAPS   slot                       -> array of u64 words: the running epoch's bitmap (map in map)
 //!   SLOTS     hash of (request, disk)    -> Slot     what is in flight right now
@@ -40,7 +42,7 @@ pub const DISK_LIVE: u32 = 2;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Disk {
-    /// 0 .. [`MAX_DISKS`]: row of its counters.
+    /// 0 .. [`MAX_DISKS`]: its row here and in COUNTERS.
     pub id: u32,
     /// Slot of the first [`Target`], 0 = none.
     pub first: u32,

@@ -12,7 +12,9 @@ use core::cell::UnsafeCell;
 const BPF_F_MMAPABLE: u32 = 1 << 10;
 
 #[map]
-pub static DISKS: HashMap<u32, Disk> = HashMap::with_max_entries(MAX_DISKS, 0);
+pub static DISKS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_DISKS, 0);
+#[map]
+pub static ROWS: Array<Disk> = Array::with_max_entries(MAX_DISKS, 0);
 #[map]
 pub static TARGETS: Array<Target> = Array::with_max_entries(MAX_TARGETS, 0);
 #[map]
@@ -55,4 +57,13 @@ pub fn word(bitmap: *mut c_void, index: u32) -> Option<*mut u64> {
     // SAFETY: `bitmap` came from the array of maps in this same run, which keeps it alive (RCU).
     let word = unsafe { bpf_map_lookup_elem(bitmap, (&raw const index).cast()) }.cast::<u64>();
     (!word.is_null()).then_some(word)
+}
+
+/// The tracked disk with this device number. The reference stays good while the program runs: the element of a
+/// hash may be given to another key at any moment, an element of an array never is.
+#[inline(always)]
+pub fn disk(number: u32) -> Option<&'static Disk> {
+    let row = DISKS.get_ptr(number)?;
+    // SAFETY: the verifier proved that both point at map values.
+    ROWS.get_ptr(unsafe { core::ptr::read_volatile(row) }).map(|disk| unsafe { &*disk })
 }

@@ -10,7 +10,7 @@
 use crate::classify::{Change, change, operation, zone};
 use crate::inflight::{self, Put};
 use crate::kernel::{disk_number, kernel, load};
-use crate::maps::{COUNTERS, DISKS, EVENTS};
+use crate::maps::{COUNTERS, EVENTS, disk};
 use crate::mark::mark_disk;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::BtfTracePointContext as Context;
@@ -195,8 +195,7 @@ unsafe fn request_disk(request: *const u8) -> Option<(&'static Disk, *const u8, 
         }
         let gendisk: *const u8 = load(queue, kernel!(queue_disk));
         let number = disk_number(gendisk);
-        let disk = DISKS.get_ptr(number)?;
-        Some((&*disk, queue, gendisk))
+        Some((disk(number)?, queue, gendisk))
     }
 }
 
@@ -285,8 +284,7 @@ unsafe fn bio_disk(bio: *const u8) -> Option<(&'static Disk, *const u8, *const u
             return None;
         }
         let gendisk: *const u8 = load(device, kernel!(bdev_disk));
-        let disk = DISKS.get_ptr(disk_number(gendisk))?;
-        Some((&*disk, gendisk, device))
+        Some((disk(disk_number(gendisk))?, gendisk, device))
     }
 }
 

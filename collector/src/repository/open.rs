@@ -123,6 +123,10 @@ fn local_folder(location: &str) -> Result<PathBuf> {
         let what = format!("repository {location}: only local folders are known");
         return Err(Error::new(Kind::Unsupported, what).hint("give the path of a folder"));
     }
+    if std::fs::metadata(path).is_ok_and(|found| !found.is_dir()) {
+        let what = format!("repository {path}: there is something, but no folder");
+        return Err(Error::new(Kind::Usage, what).hint("give the path of a folder, existing or new"));
+    }
     Ok(PathBuf::from(path))
 }
 

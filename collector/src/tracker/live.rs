@@ -10,7 +10,7 @@ use super::{CounterSums, Lock};
 use crate::block::{Extent, SECTOR};
 use crate::error::{Error, Kind, Result};
 use aya::maps::{Map, MapData, RingBuf};
-use blkdelta_ebpf::{DISK_LIVE, Disk, Event};
+use blkdelta_ebpf::{DISK_LIVE, Event};
 use serde::Serialize;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -121,15 +121,11 @@ impl Live {
         Ok(live)
     }
 
-    /// Turns the events of the disk on or off. The entry is replaced whole, as the programs read it; it also holds
-    /// the head of the disk's targets, so nobody may add or remove one meanwhile.
+    /// Turns the events of the disk on or off. Its row also holds the head of the disk's targets, so nobody may
+    /// add or remove one meanwhile.
     fn switch(&mut self, on: bool) -> Result<()> {
         let _registry = Lock::take(&self.places.lock(), "switch live events", true)?;
-        let dev = self.state.identity.disk;
-        let what = "switch live events";
-        let disk = self.maps.disks.get(&dev, 0).map_err(|e| aya_error(what, e))?;
-        let flags = if on { disk.flags | DISK_LIVE } else { disk.flags & !DISK_LIVE };
-        self.maps.disks.insert(dev, Disk { flags, ..disk }, 0).map_err(|e| aya_error(what, e))
+        self.maps.set_flags(self.state.identity.disk, DISK_LIVE, on)
     }
 
     /// Everything since the last look.

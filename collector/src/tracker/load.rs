@@ -21,7 +21,7 @@ use std::path::Path;
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../ebpf/blkdelta.bpf.o");
 
 /// Maps that are pinned by name; the array of bitmaps is made by hand.
-const MAPS: [&str; 6] = ["DISKS", "TARGETS", "SLOTS", "COUNTERS", "EVENTS", "AYA_LOGS"];
+const MAPS: [&str; 7] = ["DISKS", "ROWS", "TARGETS", "SLOTS", "COUNTERS", "EVENTS", "AYA_LOGS"];
 const BITMAPS: &str = "BITMAPS";
 
 /// A program that must be attached.
@@ -195,8 +195,10 @@ pub fn remove_pins(places: &Places) -> Result<()> {
 
 /// The pinned maps, opened.
 pub struct Maps {
-    /// Tracked disks by `dev_t`.
-    pub disks: HashMap<MapData, u32, Disk>,
+    /// Rows of tracked disks by `dev_t`.
+    pub disks: HashMap<MapData, u32, u32>,
+    /// Tracked disks by row.
+    pub rows: Array<MapData, Disk>,
     /// Tracked devices by slot.
     pub targets: Array<MapData, Target>,
     /// Running bitmaps by slot.
@@ -224,6 +226,7 @@ impl Maps {
         let shape = |e| aya_error("open the pinned maps", e);
         Ok(Self {
             disks: HashMap::try_from(aya::maps::Map::HashMap(map("DISKS")?)).map_err(shape)?,
+            rows: Array::try_from(aya::maps::Map::Array(map("ROWS")?)).map_err(shape)?,
             targets: Array::try_from(aya::maps::Map::Array(map("TARGETS")?)).map_err(shape)?,
             bitmaps: ArrayOfMaps::try_from(aya::maps::Map::ArrayOfMaps(map(BITMAPS)?)).map_err(shape)?,
             bitmap_table: map(BITMAPS)?,

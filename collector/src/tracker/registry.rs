@@ -46,10 +46,25 @@ impl Maps {
 
     fn disk(&self, dev: u32) -> Result<Option<Disk>> {
         match self.disks.get(&dev, 0) {
-            Ok(disk) => Ok(Some(disk)),
+            Ok(row) => self.rows.get(&row, 0).map(Some).map_err(map_error("read disks")),
             Err(aya::maps::MapError::KeyNotFound) => Ok(None),
             Err(e) => Err(map_error("read disks")(e)),
         }
+    }
+
+    /// Changes a disk's row in place: every field for itself is at each moment the old one or the new one.
+    fn set_row(&mut self, disk: Disk) -> Result<()> {
+        self.rows.set(disk.id, disk, 0).map_err(map_error("set disk"))
+    }
+
+    /// Sets or clears flags of a tracked disk. The caller holds the registry's lock.
+    ///
+    /// # Errors
+    /// `NotFound` if the disk is not tracked.
+    pub fn set_flags(&mut self, dev: u32, flags: u32, on: bool) -> Result<()> {
+        let gone = || Error::new(Kind::NotFound, "the disk is tracked no more");
+        let disk = self.disk(dev)?.ok_or_else(gone)?;
+        self.set_row(Disk { flags: if on { disk.flags | flags } else { disk.flags & !flags }, ..disk })
     }
 
     /// The disk's entry, or a new one with counters at zero (not yet visible to the programs).
@@ -62,7 +77,7 @@ impl Maps {
         }
         let mut rows = BTreeSet::new();
         for entry in self.disks.iter() {
-            rows.insert(entry.map_err(map_error("read disks"))?.1.id);
+            rows.insert(entry.map_err(map_error("read disks"))?.1);
         }
         let id = (0..MAX_DISKS).find(|id| !rows.contains(id)).ok_or_else(|| {
             Error::new(Kind::NoSpace, format!("track another disk: {MAX_DISKS} are tracked already"))
@@ -91,7 +106,11 @@ impl Maps {
         }
         let target = Target { next: disk.first, ..target };
         self.targets.set(slot, target, 0).map_err(map_error("set target"))?;
-        self.disks.insert(dev, Disk { first: slot, ..disk }, 0).map_err(map_error("set disk"))
+        self.set_row(Disk { first: slot, ..disk })?;
+        if self.disk(dev)?.is_none() {
+            self.disks.insert(dev, disk.id, 0).map_err(map_error("set disk"))?;
+        }
+        Ok(())
     }
 
     /// Do the programs find this slot when disk `dev` is written to?
@@ -115,9 +134,10 @@ impl Maps {
 
     /// Takes every slot out of the lists that is not in `keep`, then frees it.
     fn drop_all_but(&mut self, keep: &BTreeSet<u32>) -> Result<()> {
-        let disks: Vec<(u32, Disk)> =
+        let disks: Vec<(u32, u32)> =
             self.disks.iter().collect::<Result<_, _>>().map_err(map_error("read disks"))?;
-        for (dev, disk) in disks {
+        for (dev, row) in disks {
+            let disk = self.rows.get(&row, 0).map_err(map_error("read disks"))?;
             let stay: Vec<u32> = self.list(disk)?.into_iter().filter(|s| keep.contains(s)).collect();
             self.relink(dev, disk, &stay)?;
         }
@@ -148,7 +168,7 @@ impl Maps {
             self.targets.set(last, Target { next: 0, ..target }, 0).map_err(map_error("set target"))?;
         }
         if disk.first != stay[0] {
-            self.disks.insert(dev, Disk { first: stay[0], ..disk }, 0).map_err(map_error("set disk"))?;
+            self.set_row(Disk { first: stay[0], ..disk })?;
         }
         Ok(())
     }

@@ -19,7 +19,7 @@ use tests::{host, skip_if};
 /// sequence number stayed.
 #[test]
 fn a_disk_that_was_reset() -> Result<()> {
-    const NAME: &str = "review::a_disk_that_was_reset";
+    const NAME: &str = "truth::a_disk_that_was_reset";
     skip_if!(host::no_tracking(), NAME);
     let scratch = Scratch::new("reset")?;
     let mut random = Random::for_test(NAME);
@@ -48,7 +48,7 @@ fn a_disk_that_was_reset() -> Result<()> {
 /// called one of frozen file systems.
 #[test]
 fn a_neighbour_that_is_not_frozen() -> Result<()> {
-    const NAME: &str = "review::a_neighbour_that_is_not_frozen";
+    const NAME: &str = "truth::a_neighbour_that_is_not_frozen";
     skip_if!(host::no_tracking().or_else(|| host::no_filesystem("ext4")), NAME);
     let scratch = Scratch::new("neighbour")?;
     let mut random = Random::for_test(NAME);
@@ -83,7 +83,7 @@ fn a_neighbour_that_is_not_frozen() -> Result<()> {
 /// that is tracked at the same moment would fall out of it, and its writes would be counted but not marked.
 #[test]
 fn a_watcher_waits_for_the_registry() -> Result<()> {
-    const NAME: &str = "review::a_watcher_waits_for_the_registry";
+    const NAME: &str = "truth::a_watcher_waits_for_the_registry";
     skip_if!(host::no_tracking(), NAME);
     let scratch = Scratch::new("watcher")?;
     let home = Home::new(&scratch)?;
@@ -106,7 +106,7 @@ fn a_watcher_waits_for_the_registry() -> Result<()> {
 /// A loop device that is moved inside its backing file keeps number, size and sequence number; nothing is written.
 #[test]
 fn a_loop_device_that_begins_elsewhere() -> Result<()> {
-    const NAME: &str = "review::a_loop_device_that_begins_elsewhere";
+    const NAME: &str = "truth::a_loop_device_that_begins_elsewhere";
     skip_if!(host::no_tracking(), NAME);
     let scratch = Scratch::new("moved")?;
     let mut random = Random::for_test(NAME);

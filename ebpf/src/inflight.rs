@@ -3,8 +3,8 @@
 //! The cut carries every occupied slot into the new epoch, so a slot that is freed too late only marks
 //! too much. It must never be freed too early, nor be taken from a request still in flight.
 
-use crate::maps::SLOTS;
-use blkdelta_ebpf::{PROBES, SLOTS as COUNT, Slot};
+use crate::maps::{BUCKETS, SLOTS};
+use blkdelta_ebpf::{BUCKET, Slot};
 use core::intrinsics::{AtomicOrdering, atomic_cxchg};
 use core::ptr::{read_volatile, write_volatile};
 
@@ -28,17 +28,20 @@ pub fn key(object: *const u8, disk: *const u8, disk_id: u32) -> u64 {
     (distance >> 3) << 8 | u64::from(disk_id & 63) << 1 | 1
 }
 
+/// The slots a key may be in; a pointer to the first of [`BUCKET`].
 #[inline(always)]
-fn home(key: u64) -> u32 {
-    ((key >> 11) ^ (key >> 22) ^ (key >> 34) ^ (key << 5)) as u32
+fn bucket(key: u64) -> Option<*mut Slot> {
+    let hash = ((key >> 11) ^ (key >> 20) ^ (key >> 31) ^ (key >> 1)) as u32;
+    SLOTS.get_ptr_mut(hash & (BUCKETS - 1)).map(|bucket| bucket.cast())
 }
 
 /// Remembers a write in flight. A key is in one slot at most, so a slot whose completion was never seen
 /// heals as soon as its request's memory is used again.
 #[inline(always)]
 pub fn put(key: u64, sector: u64, count: u64, born: u64) -> Put {
-    if let Some(slot) = find(key) {
-        // SAFETY: `find` returns a map value.
+    let Some(bucket) = bucket(key) else { return Put::Full };
+    if let Some(slot) = find_in(bucket, key) {
+        // SAFETY: `find_in` returns a slot of a map value.
         let same = unsafe {
             read_volatile(&raw const (*slot).born) == born
                 && read_volatile(&raw const (*slot).sector) == sector
@@ -50,16 +53,17 @@ pub fn put(key: u64, sector: u64, count: u64, born: u64) -> Put {
         fill(slot, sector, count, born);
         return Put::New;
     }
-    let home = home(key);
-    for i in 0..PROBES {
-        let Some(slot) = SLOTS.get_ptr_mut(home.wrapping_add(i) & (COUNT - 1)) else { break };
-        // SAFETY: the verifier proved that `slot` points at a map value.
-        let (_, taken) = unsafe {
-            atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
-                &raw mut (*slot).key,
-                0,
-                key,
-            )
+    for i in 0..BUCKET {
+        let slot = bucket.wrapping_add(i);
+        // SAFETY: the verifier proved that the bucket is a map value of BUCKET slots.
+        let taken = unsafe {
+            read_volatile(&raw const (*slot).key) == 0
+                && atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
+                    &raw mut (*slot).key,
+                    0,
+                    key,
+                )
+                .1
         };
         if taken {
             fill(slot, sector, count, born);
@@ -82,10 +86,14 @@ fn fill(slot: *mut Slot, sector: u64, count: u64, born: u64) {
 /// Finds a request's slot.
 #[inline(always)]
 pub fn find(key: u64) -> Option<*mut Slot> {
-    let home = home(key);
-    for i in 0..PROBES {
-        let slot = SLOTS.get_ptr_mut(home.wrapping_add(i) & (COUNT - 1))?;
-        // SAFETY: the verifier proved that `slot` points at a map value.
+    find_in(bucket(key)?, key)
+}
+
+#[inline(always)]
+fn find_in(bucket: *mut Slot, key: u64) -> Option<*mut Slot> {
+    for i in 0..BUCKET {
+        let slot = bucket.wrapping_add(i);
+        // SAFETY: the verifier proved that the bucket is a map value of BUCKET slots.
         if unsafe { read_volatile(&raw const (*slot).key) } == key {
             return Some(slot);
         }

@@ -9,7 +9,7 @@
 //!   ROWS      row                        -> Disk     changed in place: a running program may hold on to it
 //!   TARGETS   slot                       -> Target   the disk or partition that is tracked; a list per disk
 //!   BITMAPS   slot                       -> array of u64 words: the running epoch's bitmap (map in map)
-//!   SLOTS     hash of (request, disk)    -> Slot     what is in flight right now
+//!   SLOTS     hash of (request, disk)    -> 4 Slots  what is in flight right now
 //!   COUNTERS  disk id * COPIES + copy    -> Counters per CPU
 //!   EVENTS    ring buffer of Event       for eyes only: may lose, and counts what it lost
 //! ```
@@ -26,8 +26,8 @@ pub const MAX_TARGETS: u32 = 256;
 pub const MAX_TARGETS_PER_DISK: u32 = 16;
 /// In-flight slots. A request that finds no slot is counted, and the next cut carries everything over.
 pub const SLOTS: u32 = 16384;
-/// How many neighbouring slots a request may take.
-pub const PROBES: u32 = 4;
+/// A request may take any slot of its bucket: two cache lines, found by one look into the map.
+pub const BUCKET: usize = 4;
 /// Copies of a submission or completion program, at most.
 pub const COPIES: u32 = 3;
 /// Bytes of the ring buffer.

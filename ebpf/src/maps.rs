@@ -6,8 +6,11 @@ use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::bpf_map_lookup_elem;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
-use blkdelta_ebpf::{COPIES, Counters, Disk, MAX_DISKS, MAX_TARGETS, RING_BYTES, Slot, Target};
+use blkdelta_ebpf::{BUCKET, COPIES, Counters, Disk, MAX_DISKS, MAX_TARGETS, RING_BYTES, Slot, Target};
 use core::cell::UnsafeCell;
+
+/// Buckets of in-flight slots.
+pub const BUCKETS: u32 = blkdelta_ebpf::SLOTS / BUCKET as u32;
 
 const BPF_F_MMAPABLE: u32 = 1 << 10;
 
@@ -18,7 +21,7 @@ pub static ROWS: Array<Disk> = Array::with_max_entries(MAX_DISKS, 0);
 #[map]
 pub static TARGETS: Array<Target> = Array::with_max_entries(MAX_TARGETS, 0);
 #[map]
-pub static SLOTS: Array<Slot> = Array::with_max_entries(blkdelta_ebpf::SLOTS, BPF_F_MMAPABLE);
+pub static SLOTS: Array<[Slot; BUCKET]> = Array::with_max_entries(BUCKETS, BPF_F_MMAPABLE);
 #[map]
 pub static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(MAX_DISKS * COPIES, 0);
 #[map]

@@ -8,7 +8,7 @@ use crate::epoch::Epochs;
 use crate::error::{Error, Kind, Result};
 use crate::sys::bpf::{self, Words};
 use crate::sys::device::BlockDevice;
-use crate::tracker::{DeviceState, Maps, Places, Reading, Verdict, find, open_bitmap};
+use crate::tracker::{DeviceState, Maps, Places, Reading, Verdict, find_tracked, open_bitmap};
 use aya::maps::MapData;
 use std::path::Path;
 
@@ -112,10 +112,7 @@ pub fn look(places: &Places, path: &Path) -> Result<Look> {
 }
 
 fn look_once(places: &Places, path: &Path) -> Result<Look> {
-    let state = find(places, path)?.ok_or_else(|| {
-        Error::new(Kind::NotFound, format!("{} is not tracked", path.display()))
-            .hint(format!("run `blkdelta track {}` first", path.display()))
-    })?;
+    let state = find_tracked(places, path)?;
     let device = BlockDevice::open(path)?;
     state.check_identity(&device)?;
     let maps = Maps::open(places)?;

@@ -23,7 +23,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::sys::bpf::{self, Words};
 use crate::sys::device::BlockDevice;
 use crate::sys::failpoint;
-use crate::tracker::{DeviceState, Lock, Maps, Places, find, now_ms, open_bitmap};
+use crate::tracker::{DeviceState, Lock, Maps, Places, find_tracked, not_tracked, now_ms, open_bitmap};
 use std::path::Path;
 
 /// The epochs of one device, held by this process alone.
@@ -43,7 +43,7 @@ impl Epochs {
     /// `NotFound` if the device is not tracked (any more), `Busy` if another process has it.
     pub fn open(places: &Places, path: &Path) -> Result<Self> {
         let device = BlockDevice::open(path)?;
-        let state = find(places, path)?.ok_or_else(|| not_tracked(path))?;
+        let state = find_tracked(places, path)?;
         let lock = Lock::take(&places.device_lock(&state.key()), &path.display().to_string(), false)?;
         let state = DeviceState::read(places, &state.key())?.ok_or_else(|| not_tracked(path))?;
         state.check_identity(&device)?;
@@ -138,9 +138,4 @@ impl Epochs {
             words.or((area / 64) as usize, 1 << (area % 64));
         }
     }
-}
-
-fn not_tracked(path: &Path) -> Error {
-    Error::new(Kind::NotFound, format!("{} is not tracked", path.display()))
-        .hint(format!("run `blkdelta track {}` first", path.display()))
 }

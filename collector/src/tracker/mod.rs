@@ -238,3 +238,17 @@ pub fn find(places: &Places, path: &Path) -> Result<Option<DeviceState>> {
         }
     }
 }
+
+/// The state of a device that must be tracked.
+///
+/// # Errors
+/// `NotFound`, with what to do, if it is not; else as [`find`].
+pub fn find_tracked(places: &Places, path: &Path) -> Result<DeviceState> {
+    find(places, path)?.ok_or_else(|| not_tracked(path))
+}
+
+/// What to say of a device that is not tracked.
+pub fn not_tracked(path: &Path) -> Error {
+    Error::new(Kind::NotFound, format!("{} is not tracked", path.display()))
+        .hint(format!("run `blkdelta track {}` first", path.display()))
+}

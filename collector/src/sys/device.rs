@@ -3,8 +3,11 @@
 //! A device number is the kernel's own `dev_t`: `major << 20 | minor`, as the block layer's structures hold it.
 
 mod driver;
+mod makeup;
 
 pub use driver::Driver;
+pub use makeup::Makeup;
+pub(super) use makeup::TableLine;
 
 use super::{ioctl, mounts};
 use crate::block::SECTOR;

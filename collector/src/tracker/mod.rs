@@ -7,6 +7,7 @@
 //! `track` = programs (`load`) → bitmap and target (`registry`) → state (`state`); `health` judges.
 
 mod btf;
+mod commands;
 mod health;
 mod kernel;
 mod live;
@@ -152,14 +153,13 @@ const FIRST_EPOCH: u64 = 1;
 fn begin(places: &Places, device: &BlockDevice, granularity: Granularity) -> Result<DeviceState> {
     let key = state::key_of(device.dev);
     let disk = device.whole_disk()?;
-    let bio_based = !device.request_based;
     let mut maps = Maps::open(places)?;
     let slot = maps.free_slot()?;
     registry::remove_folder(&places.device_pins(&key))?;
     let words = granularity.words(device.size);
     let bitmap = make_bitmap(places, &key, FIRST_EPOCH, words)?;
     maps.switch_bitmap(slot, &bitmap)?;
-    let entry = maps.disk_or_new(device.disk, disk.size / SECTOR, bio_based)?;
+    let entry = maps.disk_or_new(&disk)?;
     let identity = Identity::of(device);
     let target = Target {
         start: identity.start_sector,

@@ -7,7 +7,7 @@ use super::places::Places;
 use crate::block::Granularity;
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::bpf;
-use crate::sys::device::BlockDevice;
+use crate::sys::device::{BlockDevice, Makeup};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -84,6 +84,12 @@ pub struct Baseline {
     pub skipped: Vec<(String, u64)>,
     /// Our counters, by copy.
     pub counters: Vec<CounterSums>,
+    /// Commands to NVMe controllers.
+    #[serde(default)]
+    pub admin: CounterSums,
+    /// What a dm or md device was put together from.
+    #[serde(default)]
+    pub makeup: Makeup,
 }
 
 /// Sums over all CPUs of one copy's counters.
@@ -106,6 +112,8 @@ pub struct CounterSums {
     pub unmapped: u64,
     pub events_lost: u64,
     pub errors: u64,
+    #[serde(default)]
+    pub commands: [u64; 4],
 }
 
 /// `dev-<major>-<minor>.json`.

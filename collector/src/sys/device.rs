@@ -160,6 +160,14 @@ impl BlockDevice {
         })
     }
 
+    /// Its size at this moment, in bytes.
+    ///
+    /// # Errors
+    /// If the device is gone.
+    pub fn size_now(&self) -> Result<u64> {
+        Ok(number(&self.sysfs, "size")? * SECTOR)
+    }
+
     /// Bytes from the disk's beginning to this device's; 0 for a whole disk.
     pub fn offset_on_disk(&self) -> u64 {
         self.partition.map_or(0, |p| p.start_sector * SECTOR)

@@ -88,8 +88,10 @@ impl Maps {
     /// # Errors
     /// `NoSpace` if too many disks are tracked.
     pub fn disk_or_new(&mut self, disk: &BlockDevice) -> Result<Disk> {
+        let sectors = disk.size / SECTOR;
         if let Some(known) = self.disk(disk.dev)? {
-            return Ok(known);
+            // it may have been resized while only parts of it were tracked
+            return Ok(Disk { sectors, ..known });
         }
         let mut rows = BTreeSet::new();
         for entry in self.disks.iter() {
@@ -106,7 +108,7 @@ impl Maps {
             self.counters.set(row, zero, 0).map_err(map_error("clear counters"))?;
         }
         let lba_shift = (u64::from(disk.logical_block) / SECTOR).max(1).ilog2();
-        Ok(Disk { id, first: 0, flags: flags(disk), lba_shift, sectors: disk.size / SECTOR })
+        Ok(Disk { id, first: 0, flags: flags(disk), lba_shift, sectors })
     }
 
     /// Makes a target visible to the programs, at the head of its disk's list.
@@ -127,6 +129,19 @@ impl Maps {
             self.disks.insert(dev, disk.id, 0).map_err(map_error("set disk"))?;
         }
         Ok(())
+    }
+
+    /// Tells the programs a target's new size, and that of its disk (device number, sectors). The running bitmap
+    /// has room for both sizes. The caller holds the registry's lock.
+    ///
+    /// # Errors
+    /// `NotFound` if the disk is not tracked any more.
+    pub fn resize(&mut self, disk: (u32, u64), slot: u32, sectors: u64, words: u32) -> Result<()> {
+        let gone = || Error::new(Kind::NotFound, "the disk is tracked no more");
+        let row = self.disk(disk.0)?.ok_or_else(gone)?;
+        let target = self.targets.get(&slot, 0).map_err(map_error("read targets"))?;
+        self.targets.set(slot, Target { sectors, words, ..target }, 0).map_err(map_error("set target"))?;
+        self.set_row(Disk { sectors: disk.1, ..row })
     }
 
     /// Do the programs find this slot when disk `dev` is written to?

@@ -55,6 +55,13 @@ pub enum Verb {
   blkdelta restore --repo /backup --point latest disk.img
   blkdelta restore --repo /backup --point 01JD3XQ8Z5W2M4T6Y8A0C2E4G6 /dev/sdc --verify")]
     Restore(Restore),
+    /// Make a point independent of the points below it; moves no data
+    #[command(after_help = "Example:\n  blkdelta merge --repo /backup --up-to latest")]
+    Merge(super::keeping::Merge),
+    /// Drop points that no rule keeps, and what only they needed
+    #[command(after_help = "Example:
+  blkdelta prune --repo /backup --keep-last 24 --keep-daily 14 --keep-weekly 8 --dry-run")]
+    Prune(super::keeping::Prune),
     /// Look for damage in a repository
     #[command(after_help = "Example:\n  blkdelta check --repo /backup --read-data")]
     Check(Check),
@@ -126,6 +133,9 @@ pub struct Making {
     /// `none`, or a level of zstd from 1 to 19
     #[arg(long, default_value = "1", value_parser = compression, value_name = "LEVEL")]
     pub compression: Compression,
+    /// When a point has more than N points below it, merge them: it then stands alone
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub merge_every: Option<u32>,
 }
 
 /// `backup`.
@@ -253,15 +263,16 @@ fn size(text: &str) -> Result<u64, String> {
     number.checked_mul(factor).ok_or_else(|| format!("{text} is too large"))
 }
 
-/// A time: `500ms`, `10s`, `5m`, `1h`, `10` (seconds).
-fn duration(text: &str) -> Result<Duration, String> {
+/// A time: `500ms`, `10s`, `5m`, `1h`, `30d`, `10` (seconds).
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = split(text);
     let millis = match unit {
         "ms" => 1,
         "" | "s" => 1000,
         "m" | "min" => 60_000,
         "h" => 3_600_000,
-        _ => return Err(format!("{unit:?} is not a unit: ms, s, m or h")),
+        "d" => 86_400_000,
+        _ => return Err(format!("{unit:?} is not a unit: ms, s, m, h or d")),
     };
     let number: u64 = number.parse().map_err(|_| format!("{text:?} is not a time such as 10s"))?;
     match number.checked_mul(millis) {
@@ -310,11 +321,13 @@ mod tests {
             "blkdelta status /dev/a --json",
             "blkdelta diff /dev/a --json",
             "blkdelta backup /dev/a --repo /r --full --json --no-freeze --compression none",
-            "blkdelta watch /dev/a --repo /r --every 10s",
+            "blkdelta watch /dev/a --repo /r --every 10s --merge-every 30",
             "blkdelta list --repo /r --json",
             "blkdelta restore --repo /r --point latest --sparse=never x.img",
             "blkdelta restore --repo /r --point latest --sparse x.img --verify",
             "blkdelta check --repo /r --read-data",
+            "blkdelta merge --repo /r --device d --up-to latest --json",
+            "blkdelta prune --repo /r --keep-last 3 --keep-hourly 1 --keep-within 7d --dry-run",
         ] {
             parse(line).unwrap_or_else(|e| panic!("{line}: {e}"));
         }

@@ -4,6 +4,7 @@
 //! usage, 3 done but suspect or damaged.
 
 mod args;
+mod keeping;
 mod listing;
 mod making;
 mod output;
@@ -41,6 +42,8 @@ fn run(cli: Cli) -> Result<Ending> {
         Verb::Watch(args) => making::watch(args),
         Verb::List(args) => listing::list(&args),
         Verb::Check(args) => listing::check(&args),
+        Verb::Merge(args) => keeping::merge(&args),
+        Verb::Prune(args) => keeping::prune(&args),
         Verb::Restore(args) => restoring::restore(&args),
     }
 }

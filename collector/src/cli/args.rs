@@ -47,6 +47,10 @@ pub enum Verb {
     /// Make recovery points one after the other until Ctrl-C
     #[command(after_help = "Example:\n  blkdelta watch /dev/sda --repo /backup --every 10s")]
     Watch(Watch),
+    /// Compare what the difference list calls clean with the last recovery point, a part of the device each time
+    #[command(after_help = "Example, once a day (3.4 % each: all of the device in 30 days):
+  blkdelta audit /dev/sda --repo /backup")]
+    Audit(Audit),
     /// The recovery points of a repository
     #[command(after_help = "Example:\n  blkdelta list --repo /backup --json")]
     List(List),
@@ -166,6 +170,26 @@ pub struct Watch {
     pub json: bool,
 }
 
+/// `audit`.
+#[derive(Debug, Args)]
+pub struct Audit {
+    /// A tracked device
+    #[arg(value_name = "DEV")]
+    pub device: PathBuf,
+    /// Folder of the repository that holds its last point
+    #[arg(long, value_name = "REPO")]
+    pub repo: String,
+    /// This part of the device, where the last audit ended; begins anew at its end
+    #[arg(long, default_value = "3.4%", value_parser = part, value_name = "PART")]
+    pub sample: f64,
+    /// All of the device at once
+    #[arg(long, conflicts_with = "sample")]
+    pub all: bool,
+    /// For programs
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `list`.
 #[derive(Debug, Args)]
 pub struct List {
@@ -281,6 +305,15 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A part of a whole: `1%`, `3.4%`.
+fn part(text: &str) -> Result<f64, String> {
+    let percent: Option<f64> = text.strip_suffix('%').and_then(|n| n.parse().ok());
+    match percent.filter(|n| *n > 0.0 && *n <= 100.0) {
+        Some(percent) => Ok(percent / 100.0),
+        None => Err(format!("{text:?} is not a part such as 3.4%")),
+    }
+}
+
 fn split(text: &str) -> (&str, &str) {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     text.split_at(end)
@@ -322,6 +355,9 @@ mod tests {
             "blkdelta diff /dev/a --json",
             "blkdelta backup /dev/a --repo /r --full --json --no-freeze --compression none",
             "blkdelta watch /dev/a --repo /r --every 10s --merge-every 30",
+            "blkdelta watch /dev/a --repo /r --every 10s",
+            "blkdelta audit /dev/a --repo /r --sample 1% --json",
+            "blkdelta audit /dev/a --repo /r --all",
             "blkdelta list --repo /r --json",
             "blkdelta restore --repo /r --point latest --sparse=never x.img",
             "blkdelta restore --repo /r --point latest --sparse x.img --verify",
@@ -350,6 +386,9 @@ mod tests {
             "blkdelta backup /d",
             "blkdelta backup /d --repo r --compression 20",
             "blkdelta watch /d --repo r",
+            "blkdelta audit /d --repo r --sample 0%",
+            "blkdelta audit /d --repo r --sample 5",
+            "blkdelta audit /d --repo r --all --sample 5%",
             "blkdelta watch /d --repo r --every 0s",
             "blkdelta watch /d --repo r --every 99999999999999999h",
             "blkdelta restore --repo r x.img",

@@ -5,6 +5,7 @@
 
 mod args;
 mod keeping;
+mod auditing;
 mod listing;
 mod making;
 mod output;
@@ -40,6 +41,7 @@ fn run(cli: Cli) -> Result<Ending> {
         Verb::Diff(args) => tracking::diff(&args),
         Verb::Backup(args) => making::backup(&args),
         Verb::Watch(args) => making::watch(args),
+        Verb::Audit(args) => auditing::audit(&args),
         Verb::List(args) => listing::list(&args),
         Verb::Check(args) => listing::check(&args),
         Verb::Merge(args) => keeping::merge(&args),

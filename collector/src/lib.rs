@@ -2,8 +2,9 @@
 //!
 //! Rooms, lowest first; a room uses only rooms above it in this list (`cargo xtask tidy` checks):
 //! `block`, `error`, `sys`, `format` | `tracker`, `epoch`, `usage` | `diff`, `source` |
-//! `repository`, `chain`, `copy` | `restore` | `job` | `cli`.
+//! `repository`, `chain`, `copy` | `restore` | `job` | `audit` | `cli`.
 
+pub mod audit;
 pub mod block;
 pub mod chain;
 pub mod cli;

@@ -4,6 +4,8 @@
 //! usage, 3 done but suspect or damaged.
 
 mod args;
+mod auditing;
+mod keeping;
 mod listing;
 mod making;
 mod output;
@@ -39,8 +41,11 @@ fn run(cli: Cli) -> Result<Ending> {
         Verb::Diff(args) => tracking::diff(&args),
         Verb::Backup(args) => making::backup(&args),
         Verb::Watch(args) => making::watch(args),
+        Verb::Audit(args) => auditing::audit(&args),
         Verb::List(args) => listing::list(&args),
         Verb::Check(args) => listing::check(&args),
+        Verb::Merge(args) => keeping::merge(&args),
+        Verb::Prune(args) => keeping::prune(&args),
         Verb::Restore(args) => restoring::restore(&args),
     }
 }

@@ -8,7 +8,9 @@ use crate::epoch::Epochs;
 use crate::error::{Error, Kind, Result};
 use crate::sys::bpf::Words;
 use crate::sys::device::BlockDevice;
-use crate::tracker::{DeviceState, Maps, Places, Reading, Verdict, find_tracked, open_bitmap, words_of};
+use crate::tracker::{
+    DeviceState, Maps, Places, Reading, Verdict, doubt, find_tracked, open_bitmap, words_of,
+};
 use aya::maps::MapData;
 use std::path::Path;
 
@@ -112,6 +114,8 @@ pub fn look(places: &Places, path: &Path) -> Result<Look> {
 }
 
 fn look_once(places: &Places, path: &Path) -> Result<Look> {
+    // doubts first: one that a cut takes over in between stands in the state by then
+    let doubts = doubt::raised(places, &find_tracked(places, path)?)?;
     let mut state = find_tracked(places, path)?;
     let device = BlockDevice::open(path)?;
     state.check_identity(&device)?;
@@ -130,6 +134,7 @@ fn look_once(places: &Places, path: &Path) -> Result<Look> {
         suspect.push("the kernel's programs do not find the device any more".into());
     }
     suspect.extend(lost);
+    suspect.extend(doubts);
     suspect.dedup();
     let mut extents = union(&bitmaps, state.granularity, now);
     if now > was {

@@ -1,7 +1,7 @@
 //! What is stored, as bytes: encoders and decoders of every object of a repository (docs/FORMAT.md).
 //!
 //! ```text
-//!   repo.json, manifest   {"check":"<blake3>", magic, version, flags, crypto, "body": {...}}
+//!   repo.json, manifest, …{"check":"<blake3>", magic, version, flags, crypto, "body": {...}}
 //!   segment               header | frames ...            | frame table        | trailer
 //!   index                 header | chunks of pieces ...  | segments, directory | trailer
 //! ```
@@ -10,6 +10,7 @@
 //! it is given, never panics, and bounds what it allocates by the limits below; every object begins with
 //! magic, version and feature flags, and both its ends are checked.
 
+mod after;
 mod chunk;
 mod envelope;
 mod frame;
@@ -21,6 +22,7 @@ mod manifest;
 mod segment;
 mod varint;
 
+pub use after::{PointMap, Tombstone};
 pub use chunk::{FrameRef, MAX_CHUNK, PIECES_PER_CHUNK, Piece, PieceContent, decode_chunk, encode_chunk};
 pub use envelope::{CRYPTO_NONE, MAX_ENVELOPE};
 pub use frame::{

@@ -8,6 +8,7 @@
 
 mod btf;
 mod commands;
+pub mod doubt;
 mod health;
 mod kernel;
 mod live;

@@ -6,8 +6,10 @@
 //!       dev-<major>-<minor>/epoch-<n>   one bitmap per epoch: the highest is running, the others are sealed
 //!   /run/blkdelta/                      what the pins mean: gone after a reboot, like them
 //!       lock  loaded.json  dev-<major>-<minor>.json  dev-<major>-<minor>.lock
+//!   /var/lib/blkdelta/                  what outlives a reboot
+//!       audit/<device>.json             how far the rotation of the self-audit is
 //! ```
-//! `BLKDELTA_HOME=DIR` puts both under `DIR` (`DIR/bpf`, `DIR/state`): a second, independent instance.
+//! `BLKDELTA_HOME=DIR` puts them under `DIR` (`bpf`, `state`, `lib`): a second, independent instance.
 
 use crate::error::{Context, Result};
 use crate::sys::bpf;
@@ -22,6 +24,8 @@ pub struct Places {
     pins: PathBuf,
     /// State files.
     state: PathBuf,
+    /// What outlives a reboot.
+    lib: PathBuf,
 }
 
 impl Places {
@@ -33,18 +37,19 @@ impl Places {
                 Path::new("/sys/fs/bpf"),
                 Path::new("/sys/fs/bpf/blkdelta"),
                 Path::new("/run/blkdelta"),
+                Path::new("/var/lib/blkdelta"),
             ),
         }
     }
 
     /// An instance of its own under `home`.
     pub fn under(home: &Path) -> Self {
-        Self::at(&home.join("bpf"), &home.join("bpf"), &home.join("state"))
+        Self::at(&home.join("bpf"), &home.join("bpf"), &home.join("state"), &home.join("lib"))
     }
 
-    fn at(bpffs: &Path, pins: &Path, state: &Path) -> Self {
+    fn at(bpffs: &Path, pins: &Path, state: &Path, lib: &Path) -> Self {
         let version = format!("v{}", blkdelta_ebpf::LAYOUT);
-        Self { bpffs: bpffs.into(), pins: pins.join(version), state: state.into() }
+        Self { bpffs: bpffs.into(), pins: pins.join(version), state: state.into(), lib: lib.into() }
     }
 
     /// Makes the folders; mounts the BPF file system if it is not.
@@ -121,6 +126,11 @@ impl Places {
     /// Lock of the registry: held while devices are added or removed.
     pub fn lock(&self) -> PathBuf {
         self.state.join("lock")
+    }
+
+    /// Folder of what outlives a reboot.
+    pub fn lib(&self) -> &Path {
+        &self.lib
     }
 
     /// Folder of the state files.

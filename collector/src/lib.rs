@@ -1,7 +1,7 @@
 //! blkdelta: changed-block backup for Linux without a kernel module.
 //!
 //! Rooms, lowest first; a room uses only rooms above it in this list (`cargo xtask tidy` checks):
-//! `block`, `error`, `sys`, `format` | `tracker`, `epoch`, `usage` | `diff`, `source` |
+//! `block`, `error`, `sys`, `format` | `tracker`, `epoch`, `usage` | `diff`, `life`, `source` |
 //! `repository`, `chain`, `copy` | `restore` | `job` | `cli`.
 
 pub mod block;
@@ -13,6 +13,7 @@ pub mod epoch;
 pub mod error;
 pub mod format;
 pub mod job;
+pub mod life;
 pub mod repository;
 pub mod restore;
 pub mod source;

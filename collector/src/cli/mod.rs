@@ -4,6 +4,7 @@
 //! usage, 3 done but suspect or damaged.
 
 mod args;
+mod living;
 mod listing;
 mod making;
 mod output;
@@ -35,6 +36,8 @@ fn run(cli: Cli) -> Result<Ending> {
     match cli.verb {
         Verb::Track(args) => tracking::track(&args),
         Verb::Untrack(args) => tracking::untrack(&args),
+        Verb::Save(args) => living::save(&args),
+        Verb::Resume(args) => living::resume(&args),
         Verb::Status(args) => tracking::status(&args),
         Verb::Diff(args) => tracking::diff(&args),
         Verb::Backup(args) => making::backup(&args),

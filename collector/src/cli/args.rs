@@ -33,6 +33,13 @@ pub enum Verb {
     /// Stop tracking and forget the differences
     #[command(after_help = "Example:\n  blkdelta untrack /dev/sdb")]
     Untrack(Untrack),
+    /// Stop cleanly: keep what changed over a reboot; the devices are read-only from then on
+    #[command(after_help = "Example:\n  blkdelta save\n\nRun at shutdown, after the file systems are unmounted. \
+        `blkdelta resume` takes it back.")]
+    Save(Life),
+    /// Go on tracking after a reboot, and prove that nothing was written in between
+    #[command(after_help = "Example:\n  blkdelta resume\n\nRun at boot, before the file systems are mounted.")]
+    Resume(Life),
     /// What is tracked, since when, how much changed, and how healthy that is
     #[command(after_help = "Example:\n  blkdelta status --json")]
     Status(Status),
@@ -88,6 +95,17 @@ pub struct Untrack {
     /// Tracked devices
     #[arg(required = true, value_name = "DEV")]
     pub devices: Vec<PathBuf>,
+}
+
+/// `save` and `resume`.
+#[derive(Debug, Args)]
+pub struct Life {
+    /// Only these; all that are tracked, or were
+    #[arg(value_name = "DEV")]
+    pub devices: Vec<PathBuf>,
+    /// For programs
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `status`.
@@ -350,6 +368,9 @@ mod tests {
         for line in [
             "blkdelta track /dev/a /dev/b --granularity 64KiB",
             "blkdelta untrack /dev/a",
+            "blkdelta save",
+            "blkdelta save /dev/a /dev/b --json",
+            "blkdelta resume --json",
             "blkdelta status",
             "blkdelta status /dev/a --json",
             "blkdelta diff /dev/a --json",

@@ -6,6 +6,7 @@
 mod args;
 mod auditing;
 mod keeping;
+mod living;
 mod listing;
 mod making;
 mod output;
@@ -37,6 +38,8 @@ fn run(cli: Cli) -> Result<Ending> {
     match cli.verb {
         Verb::Track(args) => tracking::track(&args),
         Verb::Untrack(args) => tracking::untrack(&args),
+        Verb::Save(args) => living::save(&args),
+        Verb::Resume(args) => living::resume(&args),
         Verb::Status(args) => tracking::status(&args),
         Verb::Diff(args) => tracking::diff(&args),
         Verb::Backup(args) => making::backup(&args),

@@ -27,7 +27,7 @@ impl Epochs {
         let map = make_bitmap(&self.places, &key, new, self.state.granularity.words(was.max(now)))?;
         let words = Words::map(bpf::fd(map.fd()), self.state.granularity.words(was.max(now)))?;
         self.state.identity.size = now;
-        self.mark(&words, Extent::between(was.min(now), now));
+        words.mark(self.state.granularity.bytes(), Extent::between(was.min(now), now));
         failpoint("epoch.resize.after-pin")?;
         self.state.baseline.excuse_beyond_end();
         let reading = self.read()?;

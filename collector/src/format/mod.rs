@@ -4,6 +4,7 @@
 //!   repo.json, manifest, …{"check":"<blake3>", magic, version, flags, crypto, "body": {...}}
 //!   segment               header | frames ...            | frame table        | trailer
 //!   index                 header | chunks of pieces ...  | segments, directory | trailer
+//!   record, saved map     what is kept of a tracked device over a reboot (not in a repository)
 //! ```
 //!
 //! Must stay true: no I/O, no clock; a decoder returns the value that was encoded or an error whatever bytes
@@ -19,6 +20,7 @@ mod header;
 mod ids;
 mod index;
 mod manifest;
+mod saved;
 mod segment;
 mod varint;
 
@@ -36,6 +38,7 @@ pub use manifest::{
     Consistency, DeviceIdent, EpochRange, Geometry, IndexRef, Manifest, ParentRef, PassStats, PointKind,
     RepositoryConfig, Totals,
 };
+pub use saved::{Base, Record, Saved, SavedMap, Witness};
 pub use segment::{MAX_SEGMENT, SEGMENT_FRAMES, SEGMENT_TARGET, SegmentBuilder, SegmentTable, StoredFrame};
 
 use crate::error::{Error, Kind};

@@ -15,6 +15,7 @@ const ROOMS: [&str; 16] = [
     "epoch",
     "usage",
     "diff",
+    "life",
     "source",
     "repository",
     "chain",
@@ -27,7 +28,7 @@ const ROOMS: [&str; 16] = [
 
 /// The store and what reads it must work where nothing can be tracked: on any machine, for a restore.
 const BLIND: [&str; 4] = ["format", "repository", "chain", "restore"];
-const SEEING: [&str; 3] = ["tracker", "epoch", "usage"];
+const SEEING: [&str; 4] = ["tracker", "epoch", "usage", "life"];
 
 const FOLDER: &str = "collector/src/";
 

@@ -7,11 +7,11 @@
 //! A request's own range is right except for merged discards, where every bio counts. A completion of a
 //! bio does not carry the range reliably: it is taken from the slot.
 
-use crate::classify::{Change, change, operation, zone};
-use crate::inflight::{self, Put};
+use crate::classify::{Change, change, harmless, operation, zone};
+use crate::inflight::{self, Flight, Put};
 use crate::kernel::{disk_number, kernel, load};
 use crate::maps::{COUNTERS, EVENTS, disk};
-use crate::mark::mark_disk;
+use crate::mark::{mark_disk, mark_word};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::BtfTracePointContext as Context;
 use aya_log_ebpf::warn;
@@ -44,7 +44,15 @@ struct Seen<'a> {
 }
 
 impl Seen<'_> {
-    /// Marks the range in every target of the disk.
+    /// Marks the range of the operation itself: nearly all there are, so without a call if it can be.
+    #[inline(always)]
+    fn mark_own(&self) {
+        if self.count == 0 || !mark_word(self.disk.first, self.sector, self.count) {
+            self.mark(self.sector, self.count);
+        }
+    }
+
+    /// Marks a range in every target of the disk.
     #[inline(always)]
     fn mark(&self, sector: u64, count: u64) {
         if count == 0 {
@@ -121,7 +129,7 @@ impl Seen<'_> {
             // SAFETY: by the caller's word.
             Change::Zone => unsafe { self.mark_zone(queue) },
             _ => {
-                self.mark(self.sector, self.count);
+                self.mark_own();
                 (self.sector, self.count)
             }
         }
@@ -151,14 +159,13 @@ impl Seen<'_> {
     /// Counts an operation whose place we cannot know. True: there is nothing to mark.
     #[inline(always)]
     fn blind(&self, context: &Context, change: Change) -> bool {
-        // SAFETY: `row` came from `counters`.
-        let before = unsafe { (*self.row).passthrough + (*self.row).unknown };
         match change {
             Change::Passthrough => count!(self.row, passthrough += 1),
             Change::Unknown => count!(self.row, unknown += 1),
             _ => return false,
         }
-        if before == 0 {
+        // SAFETY: `row` came from `counters`.
+        if unsafe { (*self.row).passthrough + (*self.row).unknown } == 1 {
             warn!(context, "operation {} on disk row {}: what it changed is unknown", self.op, self.disk.id);
         }
         change == Change::Passthrough
@@ -167,7 +174,7 @@ impl Seen<'_> {
     /// Remembers the write until it completes, and counts it.
     #[inline(always)]
     fn submit(&self, key: u64, range: (u64, u64), born: u64, copy: u32) {
-        match inflight::put(key, range.0, range.1, born) {
+        match inflight::put(key, Flight { sector: range.0, count: range.1, born }) {
             Put::Again if copy == 0 => count!(self.row, requeued += 1),
             Put::Full => count!(
                 self.row,
@@ -209,11 +216,11 @@ pub unsafe fn request_submit<const COPY: u32>(context: &Context) {
     // SAFETY: `request` is a request.
     unsafe {
         let op = operation(load(request, kernel!(rq_flags)));
-        let change = change(op);
-        if change == Change::None {
+        if harmless(op) {
             return;
         }
         let Some((disk, queue, gendisk)) = request_disk(request) else { return };
+        let change = change(op);
         let Some(row) = counters::<COPY>(disk) else { return };
         let bytes: u32 = load(request, kernel!(rq_length));
         let sector: u64 = load(request, kernel!(rq_sector));
@@ -242,11 +249,14 @@ pub unsafe fn request_complete<const COPY: u32>(context: &Context) {
     // SAFETY: `request` is a request.
     unsafe {
         let op = operation(load(request, kernel!(rq_flags)));
-        let change = change(op);
-        if matches!(change, Change::None | Change::Passthrough) {
+        if harmless(op) {
             return;
         }
         let Some((disk, queue, gendisk)) = request_disk(request) else { return };
+        let change = change(op);
+        if change == Change::Passthrough {
+            return;
+        }
         let Some(row) = counters::<COPY>(disk) else { return };
         let length: u32 = load(request, kernel!(rq_length));
         let slot = inflight::find(inflight::key(request, gendisk, disk.id));
@@ -266,7 +276,7 @@ pub unsafe fn request_complete<const COPY: u32>(context: &Context) {
         if let Some(slot) = slot
             && bytes >= length
         {
-            inflight::free(slot);
+            slot.free();
         }
     }
 }
@@ -288,7 +298,7 @@ unsafe fn bio_disk(bio: *const u8) -> Option<(&'static Disk, *const u8, *const u
     }
 }
 
-/// Submission of a bio, at `sector` of the whole disk.
+/// Submission of a bio that changes something, at `sector` of the whole disk.
 ///
 /// # Safety
 /// `bio` must be a `struct bio` on `gendisk`.
@@ -298,11 +308,11 @@ unsafe fn submit_bio<const COPY: u32>(
     bio: *const u8,
     disk: &Disk,
     gendisk: *const u8,
+    op: u32,
     sector: u64,
 ) {
     // SAFETY: `bio` is a bio, `gendisk` a gendisk.
     unsafe {
-        let op = operation(load(bio, kernel!(bio_opf)));
         let change = change(op);
         let Some(row) = counters::<COPY>(disk) else { return };
         let bytes: u32 = load(bio, kernel!(bio_size));
@@ -328,12 +338,13 @@ pub unsafe fn bio_submit<const COPY: u32>(context: &Context) {
     let bio: *const u8 = context.arg(0);
     // SAFETY: `bio` is a bio.
     unsafe {
-        if change(operation(load(bio, kernel!(bio_opf)))) == Change::None {
+        let op = operation(load(bio, kernel!(bio_opf)));
+        if harmless(op) {
             return;
         }
         let Some((disk, gendisk, _)) = bio_disk(bio) else { return };
         if disk.flags & DISK_BIO_BASED != 0 {
-            submit_bio::<COPY>(context, bio, disk, gendisk, load(bio, kernel!(bio_sector)));
+            submit_bio::<COPY>(context, bio, disk, gendisk, op, load(bio, kernel!(bio_sector)));
         }
     }
 }
@@ -348,7 +359,8 @@ pub unsafe fn bio_remap<const COPY: u32>(context: &Context) {
     let from: u32 = context.arg(1);
     // SAFETY: `bio` is a bio.
     unsafe {
-        if change(operation(load(bio, kernel!(bio_opf)))) == Change::None {
+        let op = operation(load(bio, kernel!(bio_opf)));
+        if harmless(op) {
             return;
         }
         let Some((disk, gendisk, device)) = bio_disk(bio) else { return };
@@ -360,7 +372,7 @@ pub unsafe fn bio_remap<const COPY: u32>(context: &Context) {
         if flags >> (kernel!(bio_remapped) & 15) & 1 == 0 {
             sector += load::<u64>(device, kernel!(bdev_start));
         }
-        submit_bio::<COPY>(context, bio, disk, gendisk, sector);
+        submit_bio::<COPY>(context, bio, disk, gendisk, op, sector);
     }
 }
 
@@ -374,18 +386,19 @@ pub unsafe fn bio_complete<const COPY: u32>(context: &Context) {
     // SAFETY: `bio` is a bio; `find` returns a map value.
     unsafe {
         let op = operation(load(bio, kernel!(bio_opf)));
-        if matches!(change(op), Change::None | Change::Passthrough) {
+        if harmless(op) {
             return;
         }
         let Some((disk, gendisk, _)) = bio_disk(bio) else { return };
-        if disk.flags & DISK_BIO_BASED == 0 {
+        if disk.flags & DISK_BIO_BASED == 0 || change(op) == Change::Passthrough {
             return;
         }
         let Some(row) = counters::<COPY>(disk) else { return };
         let Some(slot) = inflight::find(inflight::key(bio, gendisk, disk.id)) else { return };
-        let seen = Seen { disk, row, op, sector: (*slot).sector, count: (*slot).count };
-        seen.mark(seen.sector, seen.count);
+        let Flight { sector, count, .. } = slot.flight();
+        let seen = Seen { disk, row, op, sector, count };
+        seen.mark_own();
         count!(row, completed += 1, completed_sectors += seen.count);
-        inflight::free(slot);
+        slot.free();
     }
 }

@@ -7,6 +7,7 @@
 //! `track` = programs (`load`) → bitmap and target (`registry`) → state (`state`); `health` judges.
 
 mod btf;
+mod disks;
 mod health;
 mod kernel;
 mod live;

@@ -14,7 +14,7 @@ use crate::block::{ExtentSet, extents_of_words};
 use crate::error::Result;
 use crate::sys::bpf::{self, Words};
 use crate::sys::failpoint;
-use crate::tracker::{Reading, Sealed, Verdict, make_bitmap};
+use crate::tracker::{Reading, Sealed, Verdict, doubt, make_bitmap};
 
 /// After a write found no slot: this many cuts in a row must see nothing in flight before its epoch counts
 /// as ended everywhere.
@@ -93,6 +93,8 @@ impl Epochs {
         if !self.maps.serves(self.state.identity.disk, self.state.slot)? {
             suspect.push("the kernel's programs do not find the device any more".into());
         }
+        let doubts = doubt::raised(&self.places, &self.state)?;
+        suspect.extend(doubts.iter().cloned());
         let mut state = self.state.clone();
         state.baseline = before.baseline(&state.baseline, verdict.shortfall);
         state.carry_all = quiet_cuts_left;
@@ -101,6 +103,7 @@ impl Epochs {
         state.write(&self.places)?;
         self.state = state;
         failpoint("epoch.after-seal")?;
+        doubt::settle(&self.places, &self.state, &doubts)?;
         let (granularity, size) = (self.state.granularity, self.state.identity.size);
         let extents = extents_of_words(old_words.iter(), granularity, size).collect();
         let quiet = after.activity == 0 && in_flight == 0;

@@ -8,12 +8,13 @@
 //!
 //! Anything else, and whatever we saw but cannot place, makes it suspect.
 
+use super::commands;
 use super::load::{Loaded, Maps, ProgramHealth, aya_error};
 use super::places::Places;
 use super::state::{Baseline, CounterSums, DeviceState};
 use crate::error::Result;
-use crate::sys::device::BlockDevice;
-use blkdelta_ebpf::{COPIES, Counters, HOOKS, Hook, Role};
+use crate::sys::device::{BlockDevice, Driver, Makeup};
+use blkdelta_ebpf::{ADMIN_ROW, COPIES, Counters, HOOKS, Hook, Role};
 
 /// Everything counted at one moment.
 #[derive(Clone, Debug)]
@@ -26,6 +27,10 @@ pub struct Reading {
     pub programs: Vec<ProgramHealth>,
     /// The kernel counts I/O of the disk.
     pub accounting: bool,
+    /// Commands to NVMe controllers, which may concern any namespace; `None` for another kind of disk.
+    pub admin: Option<CounterSums>,
+    /// What a dm or md device is put together from.
+    pub makeup: Makeup,
 }
 
 /// What a reading says about the epoch since its baseline.
@@ -48,10 +53,14 @@ impl Reading {
     /// If the device is gone or a map cannot be read.
     pub fn take(places: &Places, maps: &Maps, disk: &BlockDevice, row: u32) -> Result<Self> {
         let stat = disk.stat()?;
-        let counters = (0..COPIES).map(|copy| sums(maps, row * COPIES + copy)).collect::<Result<_>>()?;
+        let counters = copies(maps, row)?;
+        let admin = match disk.driver {
+            Driver::Nvme => Some(commands::most(&copies(maps, ADMIN_ROW)?)),
+            _ => None,
+        };
         let programs = Loaded::read(places)?.map(|l| l.examine(places)).unwrap_or_default();
         let kernel = stat.write_sectors + stat.discard_sectors;
-        Ok(Self { kernel, counters, programs, accounting: disk.iostats })
+        Ok(Self { kernel, counters, programs, accounting: disk.iostats, admin, makeup: Makeup::of(disk)? })
     }
 
     /// The baseline of an epoch that begins now.
@@ -62,6 +71,8 @@ impl Reading {
             forgiven: before.forgiven.max(shortfall),
             skipped: self.programs.iter().map(|p| (p.program.clone(), p.skipped)).collect(),
             counters: self.counters.clone(),
+            admin: self.admin.unwrap_or_default(),
+            makeup: self.makeup.clone(),
         }
     }
 
@@ -74,7 +85,7 @@ impl Reading {
     pub fn judge(&self, state: &DeviceState) -> Verdict {
         let base = &state.baseline;
         let mut verdict = Verdict {
-            suspect: self.blind_spots(base),
+            suspect: self.blind_spots(state),
             shortfall: self.shortfall(base),
             activity: self.grown(base, |c| c.submitted + c.completed + c.requeued)
                 + self.kernel.abs_diff(base.kernel),
@@ -82,14 +93,14 @@ impl Reading {
         };
         verdict.suspect.extend(self.programs.iter().filter_map(|p| p.trouble.clone()));
         verdict.suspect.extend(self.missing(state.bio_based));
+        verdict.suspect.extend(self.makeup.change_since(&base.makeup));
         if self.kernel < base.kernel {
             verdict.suspect.push("the kernel counts the disk's writes anew: it was reset".into());
         }
         if !self.accounting {
             verdict.suspect.push("the kernel's accounting was switched off (queue/iostats)".into());
         }
-        let completed = self.completed_in_epoch(base);
-        let expected = self.kernel.saturating_sub(base.kernel);
+        let (completed, expected) = self.completed(base, state.bio_based);
         let submit_proved = verdict.shortfall <= base.forgiven && self.never_skipped(base, state.bio_based);
         if completed < expected && !submit_proved {
             verdict.suspect.push(format!(
@@ -108,8 +119,16 @@ impl Reading {
         self.counters.iter().enumerate().map(|(i, c)| sum(c).saturating_sub(before(i))).max().unwrap_or(0)
     }
 
-    fn completed_in_epoch(&self, base: &Baseline) -> u64 {
-        self.grown(base, |c| c.completed_sectors)
+    /// Sectors that we saw completed, and that the kernel counted: of requests in the epoch, of bios since
+    /// tracking began. Bios are counted elsewhere than they complete (`bio_start_io_acct` until 6.3, per split part
+    /// since: `dm_io_acct`), so that those of an earlier epoch could stand in for one that was missed in this one.
+    /// A bio's completion is counted by whichever copy finds its slot, so there the copies add up.
+    fn completed(&self, base: &Baseline, bio_based: bool) -> (u64, u64) {
+        if bio_based {
+            let all = self.counters.iter().map(|c| c.completed_sectors).sum();
+            return (all, self.kernel.saturating_sub(base.kernel_at_start + base.forgiven));
+        }
+        (self.grown(base, |c| c.completed_sectors), self.kernel.saturating_sub(base.kernel))
     }
 
     /// How far the best copy's submitted sectors are behind the kernel's, since tracking began. Sectors of
@@ -145,21 +164,25 @@ impl Reading {
         gone.map(|h| format!("program {} is not loaded", h.program)).collect()
     }
 
-    /// Changes that were seen but whose place is unknown.
-    fn blind_spots(&self, base: &Baseline) -> Vec<String> {
-        let spots: [(Sum, &str); 6] = [
-            (|c| c.passthrough, "passthrough commands were sent to the disk"),
+    /// Changes that were seen but whose place is unknown. What goes beyond the disk's end concerns no partition.
+    fn blind_spots(&self, state: &DeviceState) -> Vec<String> {
+        let spots: [(Sum, &str); 5] = [
             (|c| c.unknown, "operations of unknown kind"),
             (|c| c.unaddressed, "zone operations without a range"),
-            (|c| c.out_of_range, "writes beyond the end of the disk (was it resized?)"),
             (|c| c.truncated, "discards with more ranges than can be walked"),
             (|c| c.unmapped, "writes found no bitmap"),
+            (|c| c.out_of_range, "writes beyond the end of the disk (was it resized?)"),
         ];
+        let base = &state.baseline;
+        let whole = state.identity.dev == state.identity.disk;
+        let count = if whole { spots.len() } else { spots.len() - 1 };
         let grown = |(sum, what): (Sum, &str)| {
             let n = self.grown(base, sum);
             (n > 0).then(|| format!("{what} ({n})"))
         };
-        spots.into_iter().filter_map(grown).collect()
+        let commands = commands::to_disk(&commands::most(&self.counters), &commands::most(&base.counters));
+        let admin = self.admin.and_then(|now| commands::to_controllers(&now, &base.admin));
+        spots.into_iter().take(count).filter_map(grown).chain(commands).chain(admin).collect()
     }
 }
 
@@ -177,6 +200,10 @@ pub fn roles(bio_based: bool) -> &'static [Role] {
 
 fn before(base: &Baseline, program: &str) -> u64 {
     base.skipped.iter().find(|(name, _)| name == program).map_or(0, |(_, n)| *n)
+}
+
+fn copies(maps: &Maps, row: u32) -> Result<Vec<CounterSums>> {
+    (0..COPIES).map(|copy| sums(maps, row * COPIES + copy)).collect()
 }
 
 pub(super) fn sums(maps: &Maps, row: u32) -> Result<CounterSums> {
@@ -199,5 +226,6 @@ pub(super) fn sums(maps: &Maps, row: u32) -> Result<CounterSums> {
         unmapped: sum(|c| c.unmapped),
         events_lost: sum(|c| c.events_lost),
         errors: sum(|c| c.errors),
+        commands: std::array::from_fn(|i| cpus.iter().fold(0, |all, c| all | c.commands[i])),
     })
 }

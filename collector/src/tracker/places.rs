@@ -149,11 +149,6 @@ impl Places {
         self.state.join("lock")
     }
 
-    /// Folder of what outlives a reboot.
-    pub fn lib(&self) -> &Path {
-        &self.lib
-    }
-
     /// Folder of the state files.
     pub fn state(&self) -> &Path {
         &self.state

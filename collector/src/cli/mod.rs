@@ -4,8 +4,8 @@
 //! usage, 3 done but suspect or damaged.
 
 mod args;
-mod keeping;
 mod auditing;
+mod keeping;
 mod living;
 mod listing;
 mod making;

@@ -34,11 +34,15 @@ pub enum Verb {
     #[command(after_help = "Example:\n  blkdelta untrack /dev/sdb")]
     Untrack(Untrack),
     /// Stop cleanly: keep what changed over a reboot; the devices are read-only from then on
-    #[command(after_help = "Example:\n  blkdelta save\n\nRun at shutdown, after the file systems are unmounted. \
-        `blkdelta resume` takes it back.")]
+    #[command(
+        after_help = "Example:\n  blkdelta save\n\nRun at shutdown, after the file systems are unmounted. \
+        `blkdelta resume` takes it back."
+    )]
     Save(Life),
     /// Go on tracking after a reboot, and prove that nothing was written in between
-    #[command(after_help = "Example:\n  blkdelta resume\n\nRun at boot, before the file systems are mounted.")]
+    #[command(
+        after_help = "Example:\n  blkdelta resume\n\nRun at boot, before the file systems are mounted."
+    )]
     Resume(Life),
     /// What is tracked, since when, how much changed, and how healthy that is
     #[command(after_help = "Example:\n  blkdelta status --json")]

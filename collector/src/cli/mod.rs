@@ -6,8 +6,8 @@
 mod args;
 mod auditing;
 mod keeping;
-mod living;
 mod listing;
+mod living;
 mod making;
 mod output;
 mod progress;

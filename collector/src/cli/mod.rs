@@ -6,6 +6,7 @@
 mod args;
 mod listing;
 mod making;
+mod monitor;
 mod output;
 mod progress;
 mod restoring;
@@ -39,6 +40,7 @@ fn run(cli: Cli) -> Result<Ending> {
         Verb::Diff(args) => tracking::diff(&args),
         Verb::Backup(args) => making::backup(&args),
         Verb::Watch(args) => making::watch(args),
+        Verb::Monitor(args) => monitor::monitor(args),
         Verb::List(args) => listing::list(&args),
         Verb::Check(args) => listing::check(&args),
         Verb::Restore(args) => restoring::restore(&args),

@@ -18,8 +18,10 @@ const BPF_F_MMAPABLE: u32 = 1 << 10;
 const BPF_F_INNER_MAP: u32 = 1 << 12;
 
 const BPF_MAP_CREATE: i32 = 0;
+const BPF_MAP_LOOKUP_ELEM: i32 = 1;
 const BPF_MAP_DELETE_ELEM: i32 = 3;
 const BPF_OBJ_PIN: i32 = 6;
+const BPF_OBJ_GET: i32 = 7;
 const BPF_OBJ_GET_INFO_BY_FD: i32 = 15;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
@@ -80,6 +82,35 @@ pub fn pin(object: BorrowedFd<'_>, path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Opens what is pinned at `path`.
+///
+/// # Errors
+/// Whatever `BPF_OBJ_GET` says.
+pub fn open_pin(path: &Path) -> Result<OwnedFd> {
+    let what = || format!("open the pin {}", path.display());
+    let name = std::ffi::CString::new(path.as_os_str().as_encoded_bytes())
+        .map_err(|e| Error::caused(Kind::Usage, what(), e))?;
+    let [low, high] = halves(name.as_ptr());
+    let fd = bpf(BPF_OBJ_GET, [low, high, 0, 0]).os_context(what)?;
+    // SAFETY: the kernel just gave us this descriptor; nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The id of the map at an index of an array of maps; `None` if there is none. (aya opens it by that id, which takes
+/// `CAP_SYS_ADMIN`.)
+///
+/// # Errors
+/// Whatever `BPF_MAP_LOOKUP_ELEM` says.
+pub fn entry_id(outer: BorrowedFd<'_>, index: u32) -> Result<Option<u32>> {
+    let (key, mut id) = (index, 0u32);
+    let ([k0, k1], [v0, v1]) = (halves(&raw const key), halves(&raw mut id));
+    match bpf(BPF_MAP_LOOKUP_ELEM, [raw(outer), 0, k0, k1, v0, v1, 0, 0]) {
+        Ok(_) => Ok(Some(id)),
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(e) => Err(Error::os(format!("find bitmap {index} in the kernel's table"), e)),
+    }
+}
+
 /// Removes an entry of an array of maps; the kernel waits until no program uses it any more.
 ///
 /// # Errors
@@ -98,6 +129,8 @@ pub fn clear_entry(outer: BorrowedFd<'_>, index: u32) -> Result<()> {
 /// What the kernel knows about a program's runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Runs {
+    /// The program's id.
+    pub id: u32,
     /// Time in the program, ns; counted only while `kernel.bpf_stats_enabled` is 1.
     pub nanoseconds: u64,
     /// Number of runs, likewise.
@@ -106,7 +139,7 @@ pub struct Runs {
     pub skipped: u64,
 }
 
-/// Reads [`Runs`] of a program (`struct bpf_prog_info`: `run_time_ns`, `run_cnt`, `recursion_misses`).
+/// Reads [`Runs`] of a program (`struct bpf_prog_info`: `id`, `run_time_ns`, `run_cnt`, `recursion_misses`).
 ///
 /// # Errors
 /// Whatever `BPF_OBJ_GET_INFO_BY_FD` says; `Unsupported` if this kernel does not count skipped runs (before 5.12).
@@ -125,7 +158,8 @@ pub fn runs(program: BorrowedFd<'_>) -> Result<Runs> {
     if (attributes[1] as usize) < (RUN_TIME + 3) * 8 {
         return Err(Error::new(Kind::Unsupported, "this kernel does not count skipped runs of BPF programs"));
     }
-    Ok(Runs { nanoseconds: info[RUN_TIME], count: info[RUN_TIME + 1], skipped: info[RUN_TIME + 2] })
+    let id = (info[0] >> 32) as u32; // `type`, then `id`
+    Ok(Runs { id, nanoseconds: info[RUN_TIME], count: info[RUN_TIME + 1], skipped: info[RUN_TIME + 2] })
 }
 
 /// A memory-mapped array of 64-bit words that the kernel's programs write to at the same time.

@@ -6,7 +6,9 @@
 //! - the sectors completed in it reach the kernel's, or
 //! - a submission program was never skipped in it and the sectors submitted so far reach the kernel's.
 //!
-//! Anything else, and whatever we saw but cannot place, makes it suspect.
+//! Anything else, and whatever we saw but cannot place, makes it suspect. So does the reverse: what completed before
+//! a moment stands in the kernel's sum a moment later, and sectors that do not show that its accounting was off for
+//! a while (`queue/iostats` 1, 0, 1) and could not have vouched for us.
 
 use super::load::{Loaded, Maps, ProgramHealth, aya_error};
 use super::places::Places;
@@ -26,6 +28,8 @@ pub struct Reading {
     pub programs: Vec<ProgramHealth>,
     /// The kernel counts I/O of the disk.
     pub accounting: bool,
+    /// Stores may reach the disk without passing the block layer.
+    pub dax: bool,
 }
 
 /// What a reading says about the epoch since its baseline.
@@ -51,7 +55,7 @@ impl Reading {
         let counters = (0..COPIES).map(|copy| sums(maps, row * COPIES + copy)).collect::<Result<_>>()?;
         let programs = Loaded::read(places)?.map(|l| l.examine(places)).unwrap_or_default();
         let kernel = stat.write_sectors + stat.discard_sectors;
-        Ok(Self { kernel, counters, programs, accounting: disk.iostats })
+        Ok(Self { kernel, counters, programs, accounting: disk.iostats, dax: disk.dax })
     }
 
     /// The baseline of an epoch that begins now.
@@ -59,6 +63,7 @@ impl Reading {
         Baseline {
             kernel_at_start: before.kernel_at_start,
             kernel: self.kernel,
+            ahead: before.ahead,
             forgiven: before.forgiven.max(shortfall),
             skipped: self.programs.iter().map(|p| (p.program.clone(), p.skipped)).collect(),
             counters: self.counters.clone(),
@@ -67,7 +72,31 @@ impl Reading {
 
     /// The baseline of the first epoch.
     pub fn first_baseline(&self) -> Baseline {
-        self.baseline(&Baseline { kernel_at_start: self.kernel, ..Baseline::default() }, 0)
+        let start = Baseline { kernel_at_start: self.kernel, ahead: self.submitted(), ..Baseline::default() };
+        self.baseline(&start, 0)
+    }
+
+    /// The baseline of an epoch that begins now, at rest until `later`: whatever we are ahead of the kernel by now can
+    /// never make up for what we miss from here on.
+    pub fn baseline_at_rest(&self, before: &Baseline, shortfall: u64) -> Baseline {
+        let expected = self.kernel.saturating_sub(before.kernel_at_start);
+        let ahead = self.submitted().saturating_sub(expected).max(before.ahead);
+        self.baseline(&Baseline { ahead, ..before.clone() }, shortfall)
+    }
+
+    /// Nothing was counted by anybody between this reading and a `later` one.
+    pub fn rests_until(&self, later: &Self) -> bool {
+        (self.kernel, &self.counters) == (later.kernel, &later.counters)
+    }
+
+    /// Sectors that completed in the epoch before this reading, and that the kernel has not counted even at a `later`
+    /// one. Only for disks that take requests: zram counts no discards at all.
+    pub fn uncounted(&self, later: &Self, state: &DeviceState) -> Option<String> {
+        let counted = later.kernel.saturating_sub(state.baseline.kernel);
+        let missing = self.completed_in_epoch(&state.baseline).saturating_sub(counted);
+        (missing > 0 && !state.bio_based && later.kernel >= state.baseline.kernel).then(|| {
+            format!("the kernel did not count {missing} sectors that were written: its accounting was off for a while (queue/iostats)")
+        })
     }
 
     /// Judges the epoch that began at `state.baseline`.
@@ -80,13 +109,9 @@ impl Reading {
                 + self.kernel.abs_diff(base.kernel),
             overflowed: self.grown(base, |c| c.overflowed),
         };
-        verdict.suspect.extend(self.programs.iter().filter_map(|p| p.trouble.clone()));
-        verdict.suspect.extend(self.missing(state.bio_based));
+        verdict.suspect.extend(self.broken(state.bio_based));
         if self.kernel < base.kernel {
             verdict.suspect.push("the kernel counts the disk's writes anew: it was reset".into());
-        }
-        if !self.accounting {
-            verdict.suspect.push("the kernel's accounting was switched off (queue/iostats)".into());
         }
         let completed = self.completed_in_epoch(base);
         let expected = self.kernel.saturating_sub(base.kernel);
@@ -102,6 +127,19 @@ impl Reading {
         verdict
     }
 
+    /// What is not as it was set up: programs gone or replaced, the disk switched to what we cannot check.
+    pub fn broken(&self, bio_based: bool) -> Vec<String> {
+        let mut broken: Vec<String> = self.programs.iter().filter_map(|p| p.trouble.clone()).collect();
+        broken.extend(self.missing(bio_based));
+        if !self.accounting {
+            broken.push("the kernel's accounting was switched off (queue/iostats)".into());
+        }
+        if self.dax {
+            broken.push("memory-mapped access past the block layer was switched on (queue/dax)".into());
+        }
+        broken
+    }
+
     /// How much the largest copy of a sum grew since the baseline.
     fn grown(&self, base: &Baseline, sum: impl Fn(&CounterSums) -> u64) -> u64 {
         let before = |i: usize| base.counters.get(i).map_or(0, &sum);
@@ -112,13 +150,18 @@ impl Reading {
         self.grown(base, |c| c.completed_sectors)
     }
 
-    /// How far the best copy's submitted sectors are behind the kernel's, since tracking began. Sectors of
-    /// requests that were on their way when it began complete as orphans; so do overflowed ones, which count once.
+    /// How far the best copy's submitted sectors are behind the kernel's, since tracking began.
     fn shortfall(&self, base: &Baseline) -> u64 {
-        let expected = self.kernel.saturating_sub(base.kernel_at_start);
+        let expected = self.kernel.saturating_sub(base.kernel_at_start) + base.ahead;
+        expected.saturating_sub(self.submitted())
+    }
+
+    /// Sectors the best copy saw submitted. Those of requests that were on their way when it began complete as
+    /// orphans; so do overflowed ones, which count once.
+    fn submitted(&self) -> u64 {
         let most = |sum: Sum| self.counters.iter().map(sum).max().unwrap_or(0);
         let orphans = most(|c| c.orphan_sectors).saturating_sub(most(|c| c.overflowed_sectors));
-        expected.saturating_sub(most(|c| c.submitted_sectors) + orphans)
+        most(|c| c.submitted_sectors) + orphans
     }
 
     /// Skipped runs of all programs in the epoch.

@@ -7,6 +7,8 @@
 //! `track` = programs (`load`) → bitmap and target (`registry`) → state (`state`); `health` judges.
 
 mod btf;
+pub mod doubt;
+mod guard;
 mod health;
 mod kernel;
 mod live;
@@ -16,6 +18,7 @@ mod refuse;
 mod registry;
 mod state;
 
+pub use guard::{Change, ChangeKind, Findings, Guard, inspect, map_id};
 pub use health::{Reading, Verdict};
 pub use live::{Diagnostics, Live, Traffic, Watcher};
 pub use load::{Loaded, Maps, ProgramHealth};

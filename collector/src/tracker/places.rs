@@ -9,7 +9,7 @@
 //! ```
 //! `BLKDELTA_HOME=DIR` puts both under `DIR` (`DIR/bpf`, `DIR/state`): a second, independent instance.
 
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::sys::bpf;
 use std::path::{Path, PathBuf};
 
@@ -57,6 +57,20 @@ impl Places {
         }
         bpf::mount_bpffs(&self.bpffs)?;
         std::fs::create_dir_all(&self.pins).os_context(|| format!("make folder {}", self.pins.display()))
+    }
+
+    /// Inode of the folder of the pins, if a BPF file system is mounted there.
+    ///
+    /// # Errors
+    /// `NotFound` if none is, or the folder is not there.
+    pub fn check_mount(&self) -> Result<u64> {
+        if !bpf::is_bpffs(&self.bpffs) {
+            let text = format!("no BPF file system is mounted at {}", self.bpffs.display());
+            return Err(Error::new(Kind::NotFound, text));
+        }
+        let what =
+            || format!("another BPF file system is mounted at {}: find the pins", self.bpffs.display());
+        Ok(rustix::fs::stat(&self.pins).os_context(what)?.st_ino)
     }
 
     /// Folder of the pins.

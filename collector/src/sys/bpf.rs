@@ -3,6 +3,7 @@
 //!
 //! Numbers are from `include/uapi/linux/bpf.h`, unchanged 6.1 to 7.3.
 
+use super::privilege::{Capability, explained};
 use crate::error::{Context, Error, Kind, Result};
 use blkdelta_ebpf::Slot;
 use memmap2::{MmapOptions, MmapRaw};
@@ -52,7 +53,8 @@ fn raw(fd: BorrowedFd<'_>) -> u32 {
 /// Whatever `BPF_MAP_CREATE` says; `EPERM` without `CAP_BPF`.
 pub fn create_array_of_maps(entries: u32, inner: BorrowedFd<'_>) -> Result<OwnedFd> {
     let fd = bpf(BPF_MAP_CREATE, [BPF_MAP_TYPE_ARRAY_OF_MAPS, 4, 4, entries, 0, raw(inner)])
-        .os_context(|| "create the kernel's table of bitmaps".into())?;
+        .os_context(|| "create the kernel's table of bitmaps".into())
+        .map_err(|e| explained(e, &[Capability::Bpf]))?;
     // SAFETY: the kernel just gave us this descriptor; nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -63,9 +65,10 @@ pub fn create_array_of_maps(entries: u32, inner: BorrowedFd<'_>) -> Result<Owned
 /// Whatever `BPF_MAP_CREATE` says; `ENOMEM` when the kernel has no room for it.
 pub fn create_bitmap(words: u32) -> Result<OwnedFd> {
     let flags = BPF_F_MMAPABLE | BPF_F_INNER_MAP;
-    let fd = bpf(BPF_MAP_CREATE, [BPF_MAP_TYPE_ARRAY, 4, 8, words, flags]).os_context(|| {
-        format!("make a bitmap of {} KiB in the kernel", (u64::from(words) * 8).div_ceil(1024))
-    })?;
+    let what = || format!("make a bitmap of {} KiB in the kernel", (u64::from(words) * 8).div_ceil(1024));
+    let fd = bpf(BPF_MAP_CREATE, [BPF_MAP_TYPE_ARRAY, 4, 8, words, flags])
+        .os_context(what)
+        .map_err(|e| explained(e, &[Capability::Bpf]))?;
     // SAFETY: the kernel just gave us this descriptor; nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -266,6 +269,7 @@ pub fn mount_bpffs(path: &Path) -> Result<()> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     rustix::mount::mount("bpf", path, "bpf", flags, Some(c"mode=0700"))
         .os_context(|| format!("mount a BPF file system at {}", path.display()))
+        .map_err(|e| explained(e, &[Capability::SysAdmin]))
 }
 
 /// The running kernel's boot, so that a state file of an earlier boot is never believed.

@@ -8,6 +8,7 @@ use super::btf::KernelTypes;
 use super::kernel;
 use super::places::Places;
 use crate::error::{Context, Error, Kind, Result};
+use crate::sys::privilege::{Capability, explained};
 use crate::sys::{bpf, publish};
 use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, PerCpuArray};
 use aya::programs::BtfTracePoint;
@@ -97,7 +98,8 @@ pub(crate) fn aya_error(
         .any(|e| e.kind() == std::io::ErrorKind::PermissionDenied);
     let kind = if denied { Kind::Denied } else { Kind::Unsupported };
     let error = Error::caused(kind, context, shortened(&source));
-    if denied { error.hint("run as root (or with CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN)") } else { error }
+    // is_perfmon_prog_type and bpf_capable, kernel/bpf/syscall.c
+    explained(error, &[Capability::Bpf, Capability::Perfmon])
 }
 
 /// An aya error and its causes as one text. The verifier's log can be megabytes: its end says what is wrong.

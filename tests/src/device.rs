@@ -128,6 +128,19 @@ impl Loop {
         crate::raw::loop_status(&node, set, &mut status).context("LOOP_SET_STATUS64")
     }
 
+    /// What a reboot leaves of it: the backing file. Its disk goes, with the kernel's counters of it.
+    pub fn vanish(self) -> Result<PathBuf> {
+        self.release()?;
+        let name = self.path.file_name().and_then(|n| n.to_str()).context("device name")?;
+        let number = name.strip_prefix("loop").context("loop device")?.parse()?;
+        let control = open_with(Path::new("/dev/loop-control"), 0)?;
+        wait_until(
+            || crate::raw::remove_loop(&control, number).is_ok() || !self.path.exists(),
+            &format!("{} to be removed", self.path.display()),
+        )?;
+        Ok(self.backing.clone())
+    }
+
     /// Detaches now; an error if the device stays.
     pub fn detach(self) -> Result<()> {
         self.release()

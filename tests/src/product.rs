@@ -4,6 +4,8 @@
 //! built with the `failpoints` feature (`cargo build -p collector --features failpoints`); `cargo xtask test` does
 //! that before it runs the suites.
 
+use crate::device::put;
+use crate::host::run;
 use crate::raw::die_with_us;
 use crate::scratch::Scratch;
 use anyhow::{Context, Result, bail};
@@ -52,6 +54,17 @@ impl Home {
         let path = scratch.fresh("home");
         std::fs::create_dir(&path)?;
         Ok(Self { path })
+    }
+
+    /// The same instance after a reboot of its machine: what was in memory is gone, what lay in `lib` is there, and
+    /// it is another boot.
+    pub fn rebooted(&self, scratch: &Scratch) -> Result<Self> {
+        let after = Self::new(scratch)?;
+        run("umount", ["-l".as_ref(), self.path.join("bpf").as_os_str()])?;
+        run("mv", [self.path.join("lib"), after.path.join("lib")])?;
+        let name = after.path.file_name().context("name of the home")?.to_owned();
+        put(&after.path.join("boot"), name.as_encoded_bytes())?;
+        Ok(after)
     }
 
     /// The folder.

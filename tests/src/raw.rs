@@ -45,6 +45,14 @@ pub fn loop_status(device: &File, request: u64, status: &mut [u64; 29]) -> io::R
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Removes a free loop device's disk (`LOOP_CTL_REMOVE`), and with it its counters.
+pub fn remove_loop(control: &File, number: i32) -> io::Result<()> {
+    const LOOP_CTL_REMOVE: libc::Ioctl = 0x4c81;
+    // SAFETY: LOOP_CTL_REMOVE takes the number by value.
+    let result = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_REMOVE, libc::c_long::from(number)) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Copies `data` into a shared mapping of `file` at `offset` (a page multiple) and flushes it.
 pub fn write_mapped(file: &File, offset: u64, data: &[u8]) -> io::Result<()> {
     // SAFETY: the mapping is only ever written through, never read as a Rust value, and dropped before return;

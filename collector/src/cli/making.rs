@@ -6,6 +6,7 @@ use super::monitor::Beside;
 use super::output::{self, Ending, print, print_json, print_json_line, say};
 use super::progress::{Bar, stop_flag};
 use super::show::{bytes, duration, time};
+use crate::chain;
 use crate::epoch::Epochs;
 use crate::job::{self, DeviceSurvey, Outcome, Show, Subject, Wishes};
 use crate::repository::Repository;
@@ -104,7 +105,14 @@ fn make(args: &Making, full: bool, show: &dyn Show) -> Result<Outcome> {
         source: &source,
         survey: &DeviceSurvey(args.device.clone()),
     };
-    Ok(job::backup(&subject, &mut epochs, &repo, &wishes, show)?)
+    let outcome = job::backup(&subject, &mut epochs, &repo, &wishes, show)?;
+    if let Some(most) = args.merge_every
+        && let Err(error) = chain::merge_if_longer(&repo, &subject.ident.id, outcome.manifest.point, most)
+    {
+        // the point is made; the next one tries again
+        say(&format!("point {} was not merged: {error}", outcome.manifest.point));
+    }
+    Ok(outcome)
 }
 
 fn ending(outcome: &Outcome) -> Ending {

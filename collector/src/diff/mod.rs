@@ -111,6 +111,8 @@ pub fn look(places: &Places, path: &Path) -> Result<Look> {
 }
 
 fn look_once(places: &Places, path: &Path) -> Result<Look> {
+    // doubts first: one that a cut takes over in between stands in the state by then
+    let doubts = doubt::raised(places, &find_tracked(places, path)?)?;
     let state = find_tracked(places, path)?;
     let device = BlockDevice::open(path)?;
     state.check_identity(&device)?;
@@ -124,7 +126,7 @@ fn look_once(places: &Places, path: &Path) -> Result<Look> {
         suspect.push("the kernel's programs do not find the device any more".into());
     }
     suspect.extend(lost);
-    suspect.extend(doubt::raised(places, &state)?);
+    suspect.extend(doubts);
     suspect.dedup();
     let extents = union(&bitmaps, state.granularity, state.identity.size);
     let epochs = (state.retired + 1, state.epoch);

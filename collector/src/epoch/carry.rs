@@ -20,7 +20,11 @@ impl Epochs {
             let start = slot.sector.max(self.state.identity.start_sector);
             let end = slot.sector.saturating_add(slot.count);
             let first = (start - self.state.identity.start_sector).saturating_mul(SECTOR);
-            self.mark(to, Extent::new(first, end.saturating_sub(start).saturating_mul(SECTOR)));
+            let extent = Extent::new(first, end.saturating_sub(start).saturating_mul(SECTOR));
+            let device = Extent::new(0, self.state.identity.size);
+            if let Some(extent) = extent.intersect(&device) {
+                to.mark(self.state.granularity.bytes(), extent);
+            }
             carried += 1;
         }
         Ok(carried)

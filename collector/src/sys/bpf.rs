@@ -4,6 +4,7 @@
 //! Numbers are from `include/uapi/linux/bpf.h`, unchanged 6.1 to 7.3.
 
 use super::privilege::{Capability, explained};
+use crate::block::Extent;
 use crate::error::{Context, Error, Kind, Result};
 use blkdelta_ebpf::Slot;
 use memmap2::{MmapOptions, MmapRaw};
@@ -206,6 +207,13 @@ impl Words {
     pub fn or(&self, index: usize, bits: u64) {
         if bits != 0 {
             self.word(index).fetch_or(bits, Ordering::SeqCst);
+        }
+    }
+
+    /// Sets the bit of every area of `unit` bytes that `extent` touches.
+    pub fn mark(&self, unit: u64, extent: Extent) {
+        for area in extent.offset / unit..extent.end().div_ceil(unit) {
+            self.or((area / 64) as usize, 1 << (area % 64));
         }
     }
 

@@ -6,6 +6,7 @@ mod driver;
 
 pub use driver::Driver;
 
+use super::privilege::{Capability, explained};
 use super::{ioctl, mounts};
 use crate::block::SECTOR;
 use crate::error::{Context, Error, Kind, Result};
@@ -108,6 +109,17 @@ impl BlockDevice {
         let mut device = Self::of_number(dev)?;
         device.path = path.into();
         Ok(device)
+    }
+
+    /// Every block device of this machine that can be examined; others come and go.
+    ///
+    /// # Errors
+    /// If sysfs cannot be listed.
+    pub fn all() -> Result<Vec<Self>> {
+        let folder = "/sys/dev/block";
+        let list = std::fs::read_dir(folder).os_context(|| format!("list {folder}"))?;
+        let found = list.flatten().filter_map(|entry| entry.path().canonicalize().ok());
+        Ok(found.filter_map(|sysfs| Self::of_sysfs(sysfs).ok()).collect())
     }
 
     /// The device with a kernel `dev_t`.
@@ -250,6 +262,17 @@ impl BlockDevice {
             Err(rustix::io::Errno::BUSY) => Ok(true),
             Err(e) => Err(Error::os(format!("open {}", self.path.display()), e)),
         }
+    }
+
+    /// Makes the kernel refuse writes to the device (`BLKROSET`), or take them again.
+    ///
+    /// # Errors
+    /// If it cannot be opened or the kernel says no.
+    pub fn set_read_only(&self, on: bool) -> Result<()> {
+        let what = || format!("make {} {}", self.path.display(), if on { "read-only" } else { "writable" });
+        // blkdev_roset, block/ioctl.c
+        let set = File::open(&self.path).and_then(|file| ioctl::set_read_only(file, on)).os_context(what);
+        set.map_err(|e| explained(e, &[Capability::SysAdmin]))
     }
 
     /// Writes back what the device's own page cache holds (a mounted file system has its own cache).

@@ -10,6 +10,9 @@ const BLKSSZGET: u64 = 0x1268;
 /// Write zeroes over a byte range, `u64[2]`.
 const BLKZEROOUT: u64 = 0x127f;
 
+/// Sets a block device's read-only flag, `int`.
+const BLKROSET: u64 = 0x125d;
+
 /// Calls an ioctl that reads or writes one `T` through its argument.
 ///
 /// # Safety
@@ -44,6 +47,14 @@ pub(crate) fn logical_block(fd: impl AsFd) -> io::Result<u32> {
     // SAFETY: BLKSSZGET stores one int.
     unsafe { with(fd, BLKSSZGET, &mut size)? };
     u32::try_from(size).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// Sets or clears the read-only flag of a block device.
+pub(crate) fn set_read_only(fd: impl AsFd, on: bool) -> io::Result<()> {
+    let mut flag = i32::from(on);
+    // SAFETY: BLKROSET reads one int.
+    unsafe { with(fd, BLKROSET, &mut flag)? };
+    Ok(())
 }
 
 /// Writes zeroes over a range of a block device (the device may do it without moving data).

@@ -28,6 +28,10 @@ struct Doubts {
 /// If it cannot be recorded.
 pub fn raise(places: &Places, state: &DeviceState, reason: String) -> Result<()> {
     let _lock = lock(places, state)?;
+    let now = DeviceState::read(places, &state.key())?;
+    if now.is_none_or(|now| now.session != state.session) {
+        return Ok(()); // tracked anew: the difference that was doubted is no more
+    }
     let mut reasons = raised(places, state)?;
     if !reasons.contains(&reason) {
         reasons.push(reason);

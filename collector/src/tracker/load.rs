@@ -64,7 +64,7 @@ impl Loaded {
     /// more, counts as nothing.
     pub fn read(places: &Places) -> Result<Option<Self>> {
         let loaded: Option<Self> = read_json(&places.loaded())?;
-        let boot = bpf::boot_id()?;
+        let boot = places.boot_id()?;
         let complete = || MAPS.iter().chain([&BITMAPS]).all(|name| places.map(name).exists());
         Ok(loaded.filter(|l| l.boot == boot && complete()))
     }
@@ -124,7 +124,7 @@ pub fn ensure(places: &Places, roles: &[Role]) -> Result<Loaded> {
         Some(loaded) => loaded,
         None => {
             remove_pins(places)?;
-            Loaded { boot: bpf::boot_id()?, tool: env!("CARGO_PKG_VERSION").into(), ..Loaded::default() }
+            Loaded { boot: places.boot_id()?, tool: env!("CARGO_PKG_VERSION").into(), ..Loaded::default() }
         }
     };
     let types = KernelTypes::running()?;

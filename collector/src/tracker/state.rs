@@ -6,7 +6,7 @@ use super::load::{read_json, write_json};
 use super::places::Places;
 use crate::block::Granularity;
 use crate::error::{Context, Error, Kind, Result};
-use crate::sys::bpf;
+pub use crate::format::Base;
 use crate::sys::device::BlockDevice;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -51,15 +51,6 @@ impl Identity {
             backing_offset: device.backing_offset,
         }
     }
-}
-
-/// The recovery point that the pending difference is relative to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Base {
-    /// The repository's uuid.
-    pub repo: String,
-    /// The point's id.
-    pub point: String,
 }
 
 /// An epoch that has ended and whose bits are kept.
@@ -156,7 +147,7 @@ impl DeviceState {
     /// If the file is damaged.
     pub fn read(places: &Places, key: &str) -> Result<Option<Self>> {
         let state: Option<Self> = read_json(&places.device_state(key))?;
-        let boot = bpf::boot_id()?;
+        let boot = places.boot_id()?;
         Ok(state.filter(|s| s.boot == boot))
     }
 

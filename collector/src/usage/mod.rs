@@ -23,6 +23,8 @@ use std::path::{Path, PathBuf};
 pub struct Usage {
     /// Used bytes, widened to whole repository blocks.
     pub used: ExtentSet,
+    /// Bytes left out because they are holes of a loop device's backing file: they read as zero.
+    pub zero: ExtentSet,
     /// Why parts were counted as used without asking a file system; one sentence each.
     pub whole_reason: Vec<String>,
     /// The mounted file systems found on the device: the ones to freeze.
@@ -70,6 +72,7 @@ pub fn used_areas(device: &Path) -> Result<Usage> {
     let zero = holes::holes(&device)?.subtract(&known.into_iter().collect());
     let left_out = ExtentSet::from_unsorted(free).union(&zero);
     usage.used = left_out.complement(device.size).align_out(BLOCK, device.size);
+    usage.zero = zero;
     Ok(usage)
 }
 

@@ -39,71 +39,106 @@ fn table() -> Result<BTreeMap<String, Set>> {
     Ok(table)
 }
 
-/// A device with a mounted file system whose root belongs to another user, its home and its repository.
+/// What systemd does at boot.
+fn mount_bpf(home: &Home) -> Result<()> {
+    let bpf = home.path().join("bpf");
+    std::fs::create_dir(&bpf)?;
+    run("mount", ["-t", "bpf", "-o", "mode=0700", "bpf", &bpf.display().to_string()]).map(drop)
+}
+
+/// Two machines: one whose disk has a mounted file system with a root of another user, and one with a disk that nobody
+/// uses, which is switched off and on.
 struct Stage {
+    scratch: Scratch,
     home: Home,
     device: Loop,
     mounted: Mounted,
     repo: PathBuf,
-    scratch: Scratch,
+    quiet_home: Home,
+    quiet: Option<Loop>,
 }
 
 impl Stage {
     fn new(name: &str) -> Result<Self> {
         let scratch = Scratch::new(name)?;
-        let home = Home::new(&scratch)?;
-        // what systemd does at boot
-        let bpf = home.path().join("bpf");
-        std::fs::create_dir(&bpf)?;
-        run("mount", ["-t", "bpf", "-o", "mode=0700", "bpf", &bpf.display().to_string()])?;
+        let (home, quiet_home) = (Home::new(&scratch)?, Home::new(&scratch)?);
+        mount_bpf(&home)?;
+        mount_bpf(&quiet_home)?;
         let device = Loop::new(&scratch, "disk", 32 << 20)?;
         KINDS[0].make(device.path())?;
         let mounted = Mounted::new(&scratch, device.path(), "")?;
         run("chown", ["65534".as_ref(), mounted.point().as_os_str()])?;
         run("chmod", ["700".as_ref(), mounted.point().as_os_str()])?;
         let repo = scratch.path().join("repo");
-        Ok(Self { home, device, mounted, repo, scratch })
+        let quiet = Loop::new(&scratch, "quiet", 8 << 20)?;
+        KINDS[0].make(quiet.path())?;
+        Ok(Self { home, device, mounted, repo, quiet: Some(quiet), quiet_home, scratch })
     }
 
-    /// The words of a verb, and what must have been done before.
-    fn words(&self, verb: &str) -> Result<Vec<String>> {
+    /// Does what must have been done before a verb, as almighty root; the verb's words, and the home to run it in.
+    fn prepare(&mut self, verb: &str, missing: &str) -> Result<(PathBuf, Vec<String>)> {
+        let words = match verb {
+            "save" | "resume" => self.prepare_quiet(verb, missing)?,
+            _ => self.prepare_mounted(verb)?,
+        };
+        let home = if matches!(verb, "save" | "resume") { &self.quiet_home } else { &self.home };
+        Ok((home.path().to_owned(), words.iter().map(ToString::to_string).collect()))
+    }
+
+    fn prepare_mounted(&self, verb: &str) -> Result<Vec<String>> {
         let device = self.device.path().display().to_string();
         let repo = self.repo.display().to_string();
-        let full = |words: &[&str]| words.iter().map(ToString::to_string).collect();
-        if !matches!(verb, "track" | "resume") {
-            self.home.ok(["track", &device])?;
-        }
+        self.home.ok(["track", &device])?;
         if matches!(verb, "list" | "check" | "restore" | "audit") {
             self.home.ok(["backup", &device, "--repo", &repo])?;
         }
-        Ok(match verb {
+        let target = self.scratch.fresh("out").display().to_string();
+        let words = match verb {
             "track" => {
-                let _ = self.home.run(["untrack", &device])?;
-                full(&[verb, &device])
+                self.home.ok(["untrack", &device])?;
+                vec![verb, &device]
             }
-            "untrack" | "status" | "diff" => full(&[verb, &device]),
-            "monitor" => full(&[verb, "--once"]),
-            "backup" | "audit" => full(&[verb, &device, "--repo", &repo]),
-            "list" => full(&[verb, "--repo", &repo]),
-            "check" => full(&[verb, "--repo", &repo, "--read-data"]),
-            "restore" => {
-                let target = self.scratch.fresh("out").display().to_string();
-                full(&[verb, "--repo", &repo, "--point", "latest", &target])
-            }
+            "untrack" | "status" | "diff" => vec![verb, &device],
+            "monitor" => vec![verb, "--once"],
+            "backup" | "audit" => vec![verb, &device, "--repo", &repo],
+            "list" => vec![verb, "--repo", &repo],
+            "check" => vec![verb, "--repo", &repo, "--read-data"],
+            "restore" => vec![verb, "--repo", &repo, "--point", "latest", &target],
             other => bail!("docs/PRIVILEGES.md names {other}, this test does not know how to run it"),
-        })
+        };
+        Ok(words.into_iter().map(ToOwned::to_owned).collect())
     }
 
-    /// Runs the product with this set and nothing more.
-    fn run(&self, set: &Set, words: &[String]) -> Result<Ended> {
+    fn prepare_quiet(&mut self, verb: &str, missing: &str) -> Result<Vec<String>> {
+        let device = self.quiet.as_ref().context("the disk is away")?.path().display().to_string();
+        // writable again, whatever the run before left
+        self.quiet_home.run(["resume"])?;
+        self.quiet_home.ok(["track", &device])?;
+        if verb == "save" {
+            return Ok(vec![verb.into(), device]);
+        }
+        self.quiet_home.ok(["save", &device])?;
+        // what must be made writable is a disk of the same boot; what must be attached is one of another
+        if missing != "CAP_SYS_ADMIN" {
+            let home = self.quiet_home.rebooted(&self.scratch)?;
+            let backing = self.quiet.take().context("the disk is away")?.vanish()?;
+            self.quiet = Some(Loop::on(&backing, &[])?);
+            mount_bpf(&home)?;
+            self.quiet_home = home;
+        }
+        Ok(vec![verb.into()])
+    }
+
+    /// Prepares a verb and runs it with this set and nothing more.
+    fn run(&mut self, verb: &str, set: &Set, missing: &str) -> Result<Ended> {
+        let (home, words) = self.prepare(verb, missing).with_context(|| format!("prepare {verb}"))?;
         let mut all = "-all".to_owned();
         for name in set {
             all += &format!(",+{}", name.trim_start_matches("CAP_").to_lowercase());
         }
         let mut command = Command::new("setpriv");
         command.args(["--bounding-set", &all, "--inh-caps", &all, "--no-new-privs"]).arg("--").arg(binary()?);
-        command.args(words).env("BLKDELTA_HOME", self.home.path());
-        Ended::of(&mut command)
+        Ended::of(command.args(words).env("BLKDELTA_HOME", home))
     }
 }
 
@@ -123,13 +158,13 @@ fn every_verb_works_with_its_row_and_names_what_is_missing() -> Result<()> {
     const NAME: &str = "privileges::every_verb_works_with_its_row_and_names_what_is_missing";
     skip_if!(host::no_tracking(), NAME);
     skip_if!(host::no_filesystem("ext4"), NAME);
-    let stage = Stage::new("privileges")?;
+    let mut stage = Stage::new("privileges")?;
     for (verb, set) in table()? {
         if let Some(why) = unknown(&verb)? {
             host::skipped(&format!("{NAME}: {verb}"), &why);
             continue;
         }
-        let ended = stage.run(&set, &stage.words(&verb)?)?;
+        let ended = stage.run(&verb, &set, "")?;
         ensure!(did_it_all(&ended), "{verb} with {set:?}: {ended}");
         host::say(&format!("  {verb:<8} works with {set:?}"));
         for missing in &set {
@@ -139,7 +174,7 @@ fn every_verb_works_with_its_row_and_names_what_is_missing() -> Result<()> {
                 less.contains("CAP_SYS_ADMIN") && matches!(missing.as_str(), "CAP_BPF" | "CAP_PERFMON");
             let less =
                 if stands_in { less.into_iter().filter(|c| c != "CAP_SYS_ADMIN").collect() } else { less };
-            let ended = stage.run(&less, &stage.words(&verb)?)?;
+            let ended = stage.run(&verb, &less, missing)?;
             let said = [ended.out.as_str(), &ended.err].concat();
             ensure!(said.contains(missing), "{verb} without {missing} does not name it: {ended}");
             ensure!(!did_it_all(&ended), "{verb} does not need {missing}: {ended}");

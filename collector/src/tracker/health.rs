@@ -244,3 +244,35 @@ pub(super) fn sums(maps: &Maps, row: u32) -> Result<CounterSums> {
         errors: sum(|c| c.errors),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kernel counted `kernel` sectors; we saw `submitted` and as many completed.
+    fn reading(kernel: u64, submitted: u64) -> Reading {
+        let counters = CounterSums {
+            submitted_sectors: submitted,
+            completed_sectors: submitted,
+            ..CounterSums::default()
+        };
+        Reading { kernel, counters: vec![counters], programs: Vec::new(), accounting: true, dax: false }
+    }
+
+    #[test]
+    fn sectors_of_another_part_that_was_tracked_before_hide_nothing() {
+        let base = reading(500, 100).first_baseline();
+        assert_eq!(reading(508, 108).shortfall(&base), 0);
+        assert_eq!(reading(508, 100).shortfall(&base), 8);
+    }
+
+    #[test]
+    fn sectors_that_the_kernel_did_not_count_hide_nothing_later() {
+        let base = reading(500, 0).first_baseline();
+        let rest = reading(500, 64);
+        assert!(rest.rests_until(&rest.clone()) && !rest.rests_until(&reading(501, 64)));
+        let next = rest.baseline_at_rest(&base, 0);
+        assert_eq!(reading(508, 72).shortfall(&next), 0);
+        assert_eq!(reading(508, 64).shortfall(&next), 8);
+    }
+}

@@ -9,6 +9,7 @@ mod keeping;
 mod listing;
 mod living;
 mod making;
+mod monitor;
 mod output;
 mod progress;
 mod restoring;
@@ -44,6 +45,7 @@ fn run(cli: Cli) -> Result<Ending> {
         Verb::Diff(args) => tracking::diff(&args),
         Verb::Backup(args) => making::backup(&args),
         Verb::Watch(args) => making::watch(args),
+        Verb::Monitor(args) => monitor::monitor(args),
         Verb::Audit(args) => auditing::audit(&args),
         Verb::List(args) => listing::list(&args),
         Verb::Check(args) => listing::check(&args),

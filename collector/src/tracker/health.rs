@@ -189,11 +189,14 @@ impl Reading {
         self.programs.iter().map(|p| p.skipped.saturating_sub(before(base, &p.program))).sum()
     }
 
-    /// Was one copy of the submission program never skipped?
+    /// Was one copy of each submission program never skipped?
     fn never_skipped(&self, base: &Baseline, bio_based: bool) -> bool {
-        let role = if bio_based { Role::BioSubmit } else { Role::RequestSubmit };
-        let copies = HOOKS.iter().filter(|h| h.role == role);
-        copies.filter_map(|h| self.program(h)).any(|p| p.skipped == before(base, &p.program))
+        let submit: &[Role] =
+            if bio_based { &[Role::BioSubmit, Role::BioRemap] } else { &[Role::RequestSubmit] };
+        submit.iter().all(|role| {
+            let copies = HOOKS.iter().filter(|h| h.role == *role);
+            copies.filter_map(|h| self.program(h)).any(|p| p.skipped == before(base, &p.program))
+        })
     }
 
     fn program(&self, hook: &Hook) -> Option<&ProgramHealth> {

@@ -15,6 +15,8 @@
 //! ```
 #![no_std]
 
+pub mod command;
+
 /// Version of everything below; part of the pin path, so that an older pin is never misread.
 pub const LAYOUT: u32 = 1;
 
@@ -37,6 +39,18 @@ pub const RING_BYTES: u32 = 1 << 20;
 pub const DISK_BIO_BASED: u32 = 1;
 /// Somebody watches: put every write into the ring buffer.
 pub const DISK_LIVE: u32 = 2;
+/// Its passthrough commands are NVMe's.
+pub const DISK_NVME: u32 = 4;
+/// Its passthrough commands are SCSI's.
+pub const DISK_SCSI: u32 = 8;
+/// Its passthrough commands are virtio-blk's own.
+pub const DISK_VIRTIO: u32 = 16;
+
+/// Row of COUNTERS, after those of the disks: commands to NVMe controllers, which may concern every namespace.
+pub const ADMIN_ROW: u32 = MAX_DISKS;
+
+/// An offset that the running kernel does not tell.
+pub const NOWHERE: u32 = u32::MAX;
 
 /// A whole disk with something tracked on it.
 #[repr(C)]
@@ -48,9 +62,9 @@ pub struct Disk {
     pub first: u32,
     /// `DISK_…`.
     pub flags: u32,
-    /// Always 0.
-    pub reserved: u32,
-    /// Size in sectors when tracking began; a write beyond it is out of range.
+    /// log2 of sectors per logical block.
+    pub lba_shift: u32,
+    /// Size in sectors, as last looked at; a write beyond it is out of range.
     pub sectors: u64,
 }
 
@@ -122,6 +136,8 @@ pub struct Counters {
     pub events_lost: u64,
     /// Completions that reported an error (the areas are marked all the same).
     pub errors: u64,
+    /// Opcodes of the passthrough commands that may have written anywhere: bit n of word n / 64.
+    pub commands: [u64; 4],
 }
 
 /// One write, for eyes only.
@@ -191,6 +207,22 @@ pub struct Kernel {
     pub op_secure_erase: u32,
     /// `gendisk.queue`.
     pub disk_queue: u32,
+    /// Bit number `BIO_TRACE_COMPLETION`.
+    pub bio_traced: u32,
+    /// `REQ_OP_DRV_IN`.
+    pub op_drv_in: u32,
+    /// Size of `struct request`: the driver's part lies behind it.
+    pub rq_end: u32,
+    /// `scsi_cmnd.cmnd`, or [`NOWHERE`].
+    pub scsi_command: u32,
+    /// `scsi_cmnd.device`, or [`NOWHERE`].
+    pub scsi_device: u32,
+    /// `scsi_device.request_queue`, or [`NOWHERE`].
+    pub scsi_queue: u32,
+    /// `nvme_request.cmd`, or [`NOWHERE`].
+    pub nvme_command: u32,
+    /// Always 0.
+    pub reserved: u32,
     /// Bit n: operation n changes no content.
     pub harmless: u64,
     /// Bit n: operation n writes the range it names.
@@ -281,8 +313,8 @@ mod tests {
         assert_eq!(size_of::<Disk>(), 24);
         assert_eq!(size_of::<Target>(), 32);
         assert_eq!(size_of::<Slot>(), 32);
-        assert_eq!(size_of::<Counters>(), 16 * 8);
+        assert_eq!(size_of::<Counters>(), 20 * 8);
         assert_eq!(size_of::<Event>(), 32);
-        assert_eq!(size_of::<Kernel>(), 22 * 4 + 4 * 8);
+        assert_eq!(size_of::<Kernel>(), 30 * 4 + 4 * 8);
     }
 }

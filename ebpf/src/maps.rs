@@ -23,7 +23,7 @@ pub static TARGETS: Array<Target> = Array::with_max_entries(MAX_TARGETS, 0);
 #[map]
 pub static SLOTS: Array<[Slot; BUCKET]> = Array::with_max_entries(BUCKETS, BPF_F_MMAPABLE);
 #[map]
-pub static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(MAX_DISKS * COPIES, 0);
+pub static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries((MAX_DISKS + 1) * COPIES, 0);
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 

@@ -12,10 +12,11 @@ use crate::inflight::{self, Put};
 use crate::kernel::{disk_number, kernel, load};
 use crate::maps::{COUNTERS, EVENTS, disk};
 use crate::mark::mark_disk;
+use crate::passthrough;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::BtfTracePointContext as Context;
 use aya_log_ebpf::warn;
-use blkdelta_ebpf::{COPIES, Counters, DISK_BIO_BASED, DISK_LIVE, Disk, Event, MAX_DISKS};
+use blkdelta_ebpf::{ADMIN_ROW, COPIES, Counters, DISK_BIO_BASED, DISK_LIVE, Disk, Event, MAX_DISKS};
 
 /// Bios of one discard request, at most (`BLK_MAX_DISCARD_SEGMENTS`, 256, plus room to notice more).
 const MAX_BIOS: u32 = 257;
@@ -32,6 +33,14 @@ macro_rules! count {
         // SAFETY: `row` came from `counters`.
         unsafe { $((*$row).$field = (*$row).$field.wrapping_add($n);)+ }
     };
+}
+
+/// Counts a command that may have changed anything, and remembers which it was.
+#[inline(always)]
+fn count_command(row: *mut Counters, opcode: u8) {
+    count!(row, passthrough += 1);
+    // SAFETY: `row` came from `counters`; the index is below 4.
+    unsafe { (*row).commands[usize::from(opcode >> 6)] |= 1 << (opcode & 63) };
 }
 
 /// A content change that concerns a tracked disk.
@@ -148,20 +157,47 @@ impl Seen<'_> {
         }
     }
 
-    /// Counts an operation whose place we cannot know. True: there is nothing to mark.
+    /// Counts an operation that we do not know. True: there is nothing to mark (a bio carries no command).
     #[inline(always)]
     fn blind(&self, context: &Context, change: Change) -> bool {
-        // SAFETY: `row` came from `counters`.
-        let before = unsafe { (*self.row).passthrough + (*self.row).unknown };
         match change {
-            Change::Passthrough => count!(self.row, passthrough += 1),
+            Change::Passthrough => self.strange(context, 0xff),
             Change::Unknown => count!(self.row, unknown += 1),
             _ => return false,
         }
-        if before == 0 {
-            warn!(context, "operation {} on disk row {}: what it changed is unknown", self.op, self.disk.id);
-        }
         change == Change::Passthrough
+    }
+
+    /// Counts a command that may have changed anything.
+    #[inline(always)]
+    fn strange(&self, context: &Context, opcode: u8) {
+        // SAFETY: `row` came from `counters`.
+        if unsafe { (*self.row).passthrough } == 0 {
+            warn!(context, "command {} on disk row {}: what it changed is unknown", opcode, self.disk.id);
+        }
+        count_command(self.row, opcode);
+    }
+
+    /// A passthrough request, at submission or completion: marks what its command names. Returns the range, or
+    /// `None` if there is nothing to remember. The kernel does not account these, so neither do our sums.
+    ///
+    /// # Safety
+    /// `request` must be a `struct request`.
+    #[inline(always)]
+    unsafe fn mark_command(&self, context: &Context, request: *const u8) -> Option<(u64, u64)> {
+        // SAFETY: by the caller's word.
+        let command = unsafe { passthrough::read(request, self.disk, self.op) };
+        match command.range {
+            Some((_, 0)) => None,
+            Some((sector, count)) => {
+                self.mark(sector, count);
+                Some((sector, count))
+            }
+            None => {
+                self.strange(context, command.opcode);
+                None
+            }
+        }
     }
 
     /// Remembers the write until it completes, and counts it.
@@ -213,17 +249,33 @@ pub unsafe fn request_submit<const COPY: u32>(context: &Context) {
         if change == Change::None {
             return;
         }
-        let Some((disk, queue, gendisk)) = request_disk(request) else { return };
+        let Some((disk, queue, gendisk)) = request_disk(request) else {
+            if change == Change::Passthrough
+                && let Some(opcode) = passthrough::read_admin(request)
+                && let Some(row) = COUNTERS.get_ptr_mut(ADMIN_ROW * COPIES + COPY)
+            {
+                count_command(row, opcode);
+            }
+            return;
+        };
         let Some(row) = counters::<COPY>(disk) else { return };
         let bytes: u32 = load(request, kernel!(rq_length));
         let sector: u64 = load(request, kernel!(rq_sector));
+        let born: u64 = load(request, kernel!(rq_born));
+        if change == Change::Passthrough {
+            let seen = Seen { disk, row, op, sector, count: 0 };
+            if let Some(range) = seen.mark_command(context, request) {
+                seen.submit(inflight::key(request, gendisk, disk.id), range, born, COPY);
+            }
+            return;
+        }
         let seen = Seen { disk, row, op, sector, count: u64::from(bytes >> 9) };
         if seen.blind(context, change) || (bytes == 0 && change != Change::Zone) {
             return;
         }
         let range = seen.mark_change(change, request, queue);
         let key = inflight::key(request, gendisk, disk.id);
-        seen.submit(key, range, load(request, kernel!(rq_born)), COPY);
+        seen.submit(key, range, born, COPY);
         if COPY == 0 {
             seen.show();
         }
@@ -243,29 +295,39 @@ pub unsafe fn request_complete<const COPY: u32>(context: &Context) {
     unsafe {
         let op = operation(load(request, kernel!(rq_flags)));
         let change = change(op);
-        if matches!(change, Change::None | Change::Passthrough) {
+        if change == Change::None {
             return;
         }
         let Some((disk, queue, gendisk)) = request_disk(request) else { return };
         let Some(row) = counters::<COPY>(disk) else { return };
         let length: u32 = load(request, kernel!(rq_length));
-        let slot = inflight::find(inflight::key(request, gendisk, disk.id));
         let sector: u64 = load(request, kernel!(rq_sector));
         let seen = Seen { disk, row, op, sector, count: u64::from(bytes >> 9) };
+        if change == Change::Passthrough {
+            if seen.mark_command(context, request).is_some() {
+                count!(row, completed += 1);
+                if bytes >= length
+                    && let Some(slot) = inflight::find(inflight::key(request, gendisk, disk.id))
+                {
+                    inflight::free(slot);
+                }
+            }
+            return;
+        }
+        // a plain pointer: of an `Option` the compiler spills the half that has no value, which the verifier refuses
+        let slot = inflight::find(inflight::key(request, gendisk, disk.id)).unwrap_or(core::ptr::null_mut());
         if bytes != 0 || change == Change::Zone {
             seen.mark_change(change, request, queue);
             count!(row, completed += 1, completed_sectors += seen.count);
             // copy 0 frees the slot, so to the others every request would look like an orphan
-            if COPY == 0 && slot.is_none() {
+            if COPY == 0 && slot.is_null() {
                 count!(row, orphan_sectors += seen.count);
             }
         }
         if status & 0xff != 0 {
             count!(row, errors += 1);
         }
-        if let Some(slot) = slot
-            && bytes >= length
-        {
+        if !slot.is_null() && bytes >= length {
             inflight::free(slot);
         }
     }
@@ -355,8 +417,11 @@ pub unsafe fn bio_remap<const COPY: u32>(context: &Context) {
         if disk.flags & DISK_BIO_BASED == 0 || from == load::<u32>(device, kernel!(bdev_dev)) {
             return; // from a partition to its own disk: block_bio_queue follows with the absolute sector
         }
-        let mut sector: u64 = load(bio, kernel!(bio_sector));
         let flags: u16 = load(bio, kernel!(bio_flags));
+        if flags >> (kernel!(bio_traced) & 15) & 1 == 0 {
+            return; // block_bio_queue follows: it is left out only for a bio that was traced already
+        }
+        let mut sector: u64 = load(bio, kernel!(bio_sector));
         if flags >> (kernel!(bio_remapped) & 15) & 1 == 0 {
             sector += load::<u64>(device, kernel!(bdev_start));
         }

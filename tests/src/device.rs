@@ -120,11 +120,22 @@ impl Loop {
 
     /// Moves the device's beginning in its backing file, as nothing but the driver notices.
     pub fn begin_at(&self, offset: u64) -> Result<()> {
-        let (get, set, place) = (0x4c05, 0x4c04, 3);
+        self.set_status(3, offset)
+    }
+
+    /// Gives the device another size, not beyond its backing file's, which stays as it is.
+    pub fn resize(&self, size: u64) -> Result<()> {
+        self.set_status(4, size)?;
+        wait_until(|| size_of(&self.path).is_ok_and(|s| s == size), "the new size")
+    }
+
+    /// Changes a word of `struct loop_info64`.
+    fn set_status(&self, place: usize, value: u64) -> Result<()> {
+        let (get, set) = (0x4c05, 0x4c04);
         let node = open_with(&self.path, 0)?;
         let mut status = [0; 29];
         crate::raw::loop_status(&node, get, &mut status).context("LOOP_GET_STATUS64")?;
-        status[place] = offset;
+        status[place] = value;
         crate::raw::loop_status(&node, set, &mut status).context("LOOP_SET_STATUS64")
     }
 

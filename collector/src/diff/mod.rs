@@ -6,9 +6,11 @@
 use crate::block::{Extent, ExtentSet, Granularity, extents_of_words};
 use crate::epoch::Epochs;
 use crate::error::{Error, Kind, Result};
-use crate::sys::bpf::{self, Words};
+use crate::sys::bpf::Words;
 use crate::sys::device::BlockDevice;
-use crate::tracker::{DeviceState, Maps, Places, Reading, Verdict, doubt, find_tracked, map_id, open_bitmap};
+use crate::tracker::{
+    DeviceState, Maps, Places, Reading, Verdict, doubt, find_tracked, map_id, open_bitmap, words_of,
+};
 use std::path::Path;
 
 /// Extents of a list, at most: 16 bytes each, so a list takes 32 MiB at most.
@@ -113,9 +115,14 @@ pub fn look(places: &Places, path: &Path) -> Result<Look> {
 fn look_once(places: &Places, path: &Path) -> Result<Look> {
     // doubts first: one that a cut takes over in between stands in the state by then
     let doubts = doubt::raised(places, &find_tracked(places, path)?)?;
-    let state = find_tracked(places, path)?;
+    let mut state = find_tracked(places, path)?;
     let device = BlockDevice::open(path)?;
     state.check_identity(&device)?;
+    let (was, now) = (state.identity.size, device.size);
+    if was != now {
+        state.baseline.excuse_beyond_end();
+        state.identity.size = now;
+    }
     let maps = Maps::open(places)?;
     let (bitmaps, lost) = all_bitmaps(places, &maps, &state)?;
     let reading = Reading::take(places, &maps, &device.whole_disk()?, state.disk_row)?;
@@ -128,7 +135,11 @@ fn look_once(places: &Places, path: &Path) -> Result<Look> {
     suspect.extend(lost);
     suspect.extend(doubts);
     suspect.dedup();
-    let extents = union(&bitmaps, state.granularity, state.identity.size);
+    let mut extents = union(&bitmaps, state.granularity, now);
+    if now > was {
+        let unit = state.granularity.bytes();
+        extents = extents.union(&[Extent::between(was / unit * unit, now)].into_iter().collect());
+    }
     let epochs = (state.retired + 1, state.epoch);
     let difference = Difference { extents, suspect, since_ms: state.difference_since_ms, epochs };
     Ok(Look { difference, state, reading, verdict })
@@ -137,7 +148,6 @@ fn look_once(places: &Places, path: &Path) -> Result<Look> {
 /// The running bitmap and every pinned one that is not retired; and what is missing.
 fn all_bitmaps(places: &Places, maps: &Maps, state: &DeviceState) -> Result<(Vec<Words>, Vec<String>)> {
     let key = state.key();
-    let words = state.granularity.words(state.identity.size);
     let running = maps.running_bitmap(state.slot)?;
     let (mut bitmaps, mut found) = (Vec::new(), false);
     let pinned: Vec<u64> = places.epochs(&key)?.into_iter().filter(|e| *e > state.retired).collect();
@@ -145,7 +155,7 @@ fn all_bitmaps(places: &Places, maps: &Maps, state: &DeviceState) -> Result<(Vec
         match open_bitmap(places, &key, *epoch) {
             Ok(map) => {
                 found |= running.is_some() && map_id(&map) == running;
-                bitmaps.push(Words::map(bpf::fd(map.fd()), words)?);
+                bitmaps.push(words_of(&map)?);
             }
             // a backup may retire it at this moment: then it is durable
             Err(_) if !places.epoch(&key, *epoch).exists() => {}

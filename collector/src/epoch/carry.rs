@@ -32,7 +32,8 @@ impl Epochs {
 
     /// Marks everything of one epoch in another: for writes that found no slot.
     pub(super) fn carry_all(&self, from: &Words, to: &Words) {
-        for (i, bits) in from.iter().enumerate() {
+        // of a device that shrank meanwhile the rest is gone
+        for (i, bits) in from.iter().enumerate().take(to.len()) {
             to.or(i, bits);
         }
     }

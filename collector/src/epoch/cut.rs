@@ -45,6 +45,7 @@ impl Epochs {
     /// # Errors
     /// If the kernel has no memory for a new bitmap or the seal cannot be recorded; nothing is lost then.
     pub fn cut(&mut self) -> Result<Cut> {
+        self.ensure_size()?;
         let key = self.state.key();
         if self.places.epoch(&key, self.state.epoch + 1).exists() {
             self.recover()?; // an earlier cut of this process failed half-way
@@ -116,7 +117,7 @@ impl Epochs {
     }
 
     /// Folds the oldest sealed bitmaps together while there are many: first the bits, then the state, then the pin.
-    fn fold_sealed(&mut self) -> Result<()> {
+    pub(super) fn fold_sealed(&mut self) -> Result<()> {
         while self.state.sealed.len() > MAX_SEALED {
             let (oldest, next) = (self.state.sealed[0].clone(), self.state.sealed[1].epoch);
             self.carry_all(&self.words(oldest.epoch)?, &self.words(next)?);

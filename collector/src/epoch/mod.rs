@@ -14,16 +14,17 @@
 mod carry;
 mod cut;
 mod recover;
+mod resize;
 
 pub use crate::tracker::Base;
 pub use cut::Cut;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::sys::bpf::{self, Words};
+use crate::sys::bpf::Words;
 use crate::sys::device::BlockDevice;
 use crate::sys::failpoint;
 use crate::tracker::{
-    DeviceState, Lock, Maps, Places, find_tracked, not_tracked, now_ms, open_bitmap, record,
+    DeviceState, Lock, Maps, Places, find_tracked, not_tracked, now_ms, open_bitmap, record, words_of,
 };
 use std::path::Path;
 
@@ -52,6 +53,7 @@ impl Epochs {
         let mut epochs =
             Self { places: places.clone(), maps: Maps::open(places)?, state, device, disk, _lock: lock };
         epochs.recover()?;
+        epochs.adopt_size()?;
         Ok(epochs)
     }
 
@@ -84,8 +86,7 @@ impl Epochs {
     }
 
     fn words(&self, epoch: u64) -> Result<Words> {
-        let map = open_bitmap(&self.places, &self.state.key(), epoch)?;
-        Words::map(bpf::fd(map.fd()), self.word_count())
+        words_of(&open_bitmap(&self.places, &self.state.key(), epoch)?)
     }
 
     fn word_count(&self) -> u64 {

@@ -3,8 +3,11 @@
 //! A device number is the kernel's own `dev_t`: `major << 20 | minor`, as the block layer's structures hold it.
 
 mod driver;
+mod makeup;
 
 pub use driver::Driver;
+pub use makeup::Makeup;
+pub(super) use makeup::TableLine;
 
 use super::privilege::{Capability, explained};
 use super::{ioctl, mounts};
@@ -167,6 +170,14 @@ impl BlockDevice {
             sysfs,
             disk_sysfs,
         })
+    }
+
+    /// Its size at this moment, in bytes.
+    ///
+    /// # Errors
+    /// If the device is gone.
+    pub fn size_now(&self) -> Result<u64> {
+        Ok(number(&self.sysfs, "size")? * SECTOR)
     }
 
     /// Bytes from the disk's beginning to this device's; 0 for a whole disk.

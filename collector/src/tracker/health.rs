@@ -10,12 +10,13 @@
 //! a moment stands in the kernel's sum a moment later, and sectors that do not show that its accounting was off for
 //! a while (`queue/iostats` 1, 0, 1) and could not have vouched for us.
 
+use super::commands;
 use super::load::{Loaded, Maps, ProgramHealth, aya_error};
 use super::places::Places;
 use super::state::{Baseline, CounterSums, DeviceState};
-use crate::error::Result;
-use crate::sys::device::BlockDevice;
-use blkdelta_ebpf::{COPIES, Counters, HOOKS, Hook, Role};
+use crate::error::{Kind, Result};
+use crate::sys::device::{BlockDevice, Driver, Makeup};
+use blkdelta_ebpf::{ADMIN_ROW, COPIES, Counters, HOOKS, Hook, Role};
 
 /// Everything counted at one moment.
 #[derive(Clone, Debug)]
@@ -30,6 +31,11 @@ pub struct Reading {
     pub accounting: bool,
     /// Stores may reach the disk without passing the block layer.
     pub dax: bool,
+    /// Commands to NVMe controllers, which may concern any namespace; `None` for another kind of disk.
+    pub admin: Option<CounterSums>,
+    /// What a dm or md device is put together from.
+    /// `None`: we are not let to see it.
+    pub makeup: Option<Makeup>,
 }
 
 /// What a reading says about the epoch since its baseline.
@@ -52,10 +58,19 @@ impl Reading {
     /// If the device is gone or a map cannot be read.
     pub fn take(places: &Places, maps: &Maps, disk: &BlockDevice, row: u32) -> Result<Self> {
         let stat = disk.stat()?;
-        let counters = (0..COPIES).map(|copy| sums(maps, row * COPIES + copy)).collect::<Result<_>>()?;
+        let counters = copies(maps, row)?;
+        let admin = match disk.driver {
+            Driver::Nvme => Some(commands::most(&copies(maps, ADMIN_ROW)?)),
+            _ => None,
+        };
         let programs = Loaded::read(places)?.map(|l| l.examine(places)).unwrap_or_default();
         let kernel = stat.write_sectors + stat.discard_sectors;
-        Ok(Self { kernel, counters, programs, accounting: disk.iostats, dax: disk.dax })
+        let makeup = match Makeup::of(disk) {
+            Err(e) if e.kind() == Kind::Denied => None,
+            seen => Some(seen?),
+        };
+        let (accounting, dax) = (disk.iostats, disk.dax);
+        Ok(Self { kernel, counters, programs, accounting, dax, admin, makeup })
     }
 
     /// The baseline of an epoch that begins now.
@@ -67,6 +82,8 @@ impl Reading {
             forgiven: before.forgiven.max(shortfall),
             skipped: self.programs.iter().map(|p| (p.program.clone(), p.skipped)).collect(),
             counters: self.counters.clone(),
+            admin: self.admin.unwrap_or_default(),
+            makeup: self.makeup.clone().unwrap_or_else(|| before.makeup.clone()),
         }
     }
 
@@ -93,7 +110,7 @@ impl Reading {
     /// one. Only for disks that take requests: zram counts no discards at all.
     pub fn uncounted(&self, later: &Self, state: &DeviceState) -> Option<String> {
         let counted = later.kernel.saturating_sub(state.baseline.kernel);
-        let missing = self.completed_in_epoch(&state.baseline).saturating_sub(counted);
+        let missing = self.grown(&state.baseline, |c| c.completed_sectors).saturating_sub(counted);
         (missing > 0 && !state.bio_based && later.kernel >= state.baseline.kernel).then(|| {
             format!("the kernel did not count {missing} sectors that were written: its accounting was off for a while (queue/iostats)")
         })
@@ -103,18 +120,21 @@ impl Reading {
     pub fn judge(&self, state: &DeviceState) -> Verdict {
         let base = &state.baseline;
         let mut verdict = Verdict {
-            suspect: self.blind_spots(base),
+            suspect: self.blind_spots(state),
             shortfall: self.shortfall(base),
             activity: self.grown(base, |c| c.submitted + c.completed + c.requeued)
                 + self.kernel.abs_diff(base.kernel),
             overflowed: self.grown(base, |c| c.overflowed),
         };
-        verdict.suspect.extend(self.broken(state.bio_based));
+        verdict.suspect.extend(self.broken(state));
+        if self.makeup.is_none() {
+            // ctl_ioctl, drivers/md/dm-ioctl.c
+            verdict.suspect.push(UNSEEN.into());
+        }
         if self.kernel < base.kernel {
             verdict.suspect.push("the kernel counts the disk's writes anew: it was reset".into());
         }
-        let completed = self.completed_in_epoch(base);
-        let expected = self.kernel.saturating_sub(base.kernel);
+        let (completed, expected) = self.completed(base, state.bio_based);
         let submit_proved = verdict.shortfall <= base.forgiven && self.never_skipped(base, state.bio_based);
         if completed < expected && !submit_proved {
             verdict.suspect.push(format!(
@@ -128,9 +148,10 @@ impl Reading {
     }
 
     /// What is not as it was set up: programs gone or replaced, the disk switched to what we cannot check.
-    pub fn broken(&self, bio_based: bool) -> Vec<String> {
+    pub fn broken(&self, state: &DeviceState) -> Vec<String> {
         let mut broken: Vec<String> = self.programs.iter().filter_map(|p| p.trouble.clone()).collect();
-        broken.extend(self.missing(bio_based));
+        broken.extend(self.missing(state.bio_based));
+        broken.extend(self.makeup.as_ref().and_then(|now| now.change_since(&state.baseline.makeup)));
         if !self.accounting {
             broken.push("the kernel's accounting was switched off (queue/iostats)".into());
         }
@@ -146,8 +167,16 @@ impl Reading {
         self.counters.iter().enumerate().map(|(i, c)| sum(c).saturating_sub(before(i))).max().unwrap_or(0)
     }
 
-    fn completed_in_epoch(&self, base: &Baseline) -> u64 {
-        self.grown(base, |c| c.completed_sectors)
+    /// Sectors that we saw completed, and that the kernel counted: of requests in the epoch, of bios since
+    /// tracking began. Bios are counted elsewhere than they complete (`bio_start_io_acct` until 6.3, per split part
+    /// since: `dm_io_acct`), so that those of an earlier epoch could stand in for one that was missed in this one.
+    /// A bio's completion is counted by whichever copy finds its slot, so there the copies add up.
+    fn completed(&self, base: &Baseline, bio_based: bool) -> (u64, u64) {
+        if bio_based {
+            let all = self.counters.iter().map(|c| c.completed_sectors).sum();
+            return (all, self.kernel.saturating_sub(base.kernel_at_start + base.forgiven));
+        }
+        (self.grown(base, |c| c.completed_sectors), self.kernel.saturating_sub(base.kernel))
     }
 
     /// How far the best copy's submitted sectors are behind the kernel's, since tracking began.
@@ -188,23 +217,30 @@ impl Reading {
         gone.map(|h| format!("program {} is not loaded", h.program)).collect()
     }
 
-    /// Changes that were seen but whose place is unknown.
-    fn blind_spots(&self, base: &Baseline) -> Vec<String> {
-        let spots: [(Sum, &str); 6] = [
-            (|c| c.passthrough, "passthrough commands were sent to the disk"),
+    /// Changes that were seen but whose place is unknown. What goes beyond the disk's end concerns no partition.
+    fn blind_spots(&self, state: &DeviceState) -> Vec<String> {
+        let spots: [(Sum, &str); 5] = [
             (|c| c.unknown, "operations of unknown kind"),
             (|c| c.unaddressed, "zone operations without a range"),
-            (|c| c.out_of_range, "writes beyond the end of the disk (was it resized?)"),
             (|c| c.truncated, "discards with more ranges than can be walked"),
             (|c| c.unmapped, "writes found no bitmap"),
+            (|c| c.out_of_range, "writes beyond the end of the disk (was it resized?)"),
         ];
+        let base = &state.baseline;
+        let whole = state.identity.dev == state.identity.disk;
+        let count = if whole { spots.len() } else { spots.len() - 1 };
         let grown = |(sum, what): (Sum, &str)| {
             let n = self.grown(base, sum);
             (n > 0).then(|| format!("{what} ({n})"))
         };
-        spots.into_iter().filter_map(grown).collect()
+        let commands = commands::to_disk(&commands::most(&self.counters), &commands::most(&base.counters));
+        let admin = self.admin.and_then(|now| commands::to_controllers(&now, &base.admin));
+        spots.into_iter().take(count).filter_map(grown).chain(commands).chain(admin).collect()
     }
 }
+
+/// What is said where a device-mapper table cannot be read.
+pub(super) const UNSEEN: &str = "its device-mapper table cannot be read (CAP_SYS_ADMIN is missing)";
 
 /// One of the counters.
 type Sum = fn(&CounterSums) -> u64;
@@ -220,6 +256,10 @@ pub fn roles(bio_based: bool) -> &'static [Role] {
 
 fn before(base: &Baseline, program: &str) -> u64 {
     base.skipped.iter().find(|(name, _)| name == program).map_or(0, |(_, n)| *n)
+}
+
+fn copies(maps: &Maps, row: u32) -> Result<Vec<CounterSums>> {
+    (0..COPIES).map(|copy| sums(maps, row * COPIES + copy)).collect()
 }
 
 pub(super) fn sums(maps: &Maps, row: u32) -> Result<CounterSums> {
@@ -242,6 +282,7 @@ pub(super) fn sums(maps: &Maps, row: u32) -> Result<CounterSums> {
         unmapped: sum(|c| c.unmapped),
         events_lost: sum(|c| c.events_lost),
         errors: sum(|c| c.errors),
+        commands: std::array::from_fn(|i| cpus.iter().fold(0, |all, c| all | c.commands[i])),
     })
 }
 
@@ -256,7 +297,15 @@ mod tests {
             completed_sectors: submitted,
             ..CounterSums::default()
         };
-        Reading { kernel, counters: vec![counters], programs: Vec::new(), accounting: true, dax: false }
+        Reading {
+            kernel,
+            counters: vec![counters],
+            programs: Vec::new(),
+            accounting: true,
+            dax: false,
+            admin: None,
+            makeup: Some(Makeup::default()),
+        }
     }
 
     #[test]

@@ -127,7 +127,7 @@ pub fn ensure(places: &Places, roles: &[Role]) -> Result<Loaded> {
             Loaded { boot: places.boot_id()?, tool: env!("CARGO_PKG_VERSION").into(), ..Loaded::default() }
         }
     };
-    let types = KernelTypes::running()?;
+    let mut types = KernelTypes::running()?;
     kernel::check_signatures(&types)?;
     loaded.copies = loaded.copies.max(wanted_copies(&types));
     let missing: Vec<&Hook> = HOOKS
@@ -138,7 +138,7 @@ pub fn ensure(places: &Places, roles: &[Role]) -> Result<Loaded> {
     if !missing.is_empty() {
         make_bitmap_table(places)?;
         loaded.folder = places.check_mount()?;
-        loaded.programs.extend(attach(places, &kernel::describe(&types)?, &missing)?);
+        loaded.programs.extend(attach(places, &kernel::describe(&mut types)?, &missing)?);
         write_json(&places.loaded(), &loaded)?;
     }
     Ok(loaded)

@@ -7,6 +7,7 @@
 //! `track` = programs (`load`) → bitmap and target (`registry`) → state (`state`); `health` judges.
 
 mod btf;
+mod commands;
 pub mod doubt;
 mod guard;
 mod health;
@@ -31,7 +32,7 @@ pub use start::{Before, Start, Started, start, track};
 pub use state::{Base, Baseline, CounterSums, DeviceState, Identity, Sealed, now_ms};
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::sys::bpf;
+use crate::sys::bpf::{self, Words};
 use crate::sys::device::BlockDevice;
 use aya::maps::MapData;
 use rustix::fs::FlockOperation;
@@ -71,6 +72,15 @@ impl Lock {
 pub fn open_bitmap(places: &Places, key: &str, epoch: u64) -> Result<MapData> {
     MapData::from_pin(places.epoch(key, epoch))
         .map_err(|e| load::aya_error(format!("open the bitmap of epoch {epoch} of {key}"), e))
+}
+
+/// A bitmap's words, all of them: epochs from before a resize have bitmaps of another length.
+///
+/// # Errors
+/// If it cannot be mapped.
+pub fn words_of(bitmap: &MapData) -> Result<Words> {
+    let info = bitmap.info().map_err(|e| load::aya_error("examine a bitmap", e))?;
+    Words::map(bpf::fd(bitmap.fd()), u64::from(info.max_entries()))
 }
 
 /// Makes and pins a bitmap for an epoch, all clear.

@@ -7,17 +7,33 @@
 use super::load::{Loaded, Maps, aya_error, remove_pins};
 use super::places::Places;
 use super::state::DeviceState;
+use crate::block::SECTOR;
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::bpf;
+use crate::sys::device::{BlockDevice, Driver};
 use aya::maps::MapData;
 use blkdelta_ebpf::{
-    COPIES, Counters, DISK_BIO_BASED, Disk, MAX_DISKS, MAX_TARGETS, MAX_TARGETS_PER_DISK, Target,
+    COPIES, Counters, DISK_BIO_BASED, DISK_NVME, DISK_SCSI, DISK_VIRTIO, Disk, MAX_DISKS, MAX_TARGETS,
+    MAX_TARGETS_PER_DISK, Target,
 };
 use std::collections::BTreeSet;
 use std::path::Path;
 
 fn map_error(what: &str) -> impl Fn(aya::maps::MapError) -> Error + '_ {
     move |e| aya_error(format!("{what} in the kernel's maps"), e)
+}
+
+/// What the programs must know of a disk's kind.
+fn flags(disk: &BlockDevice) -> u32 {
+    if !disk.request_based {
+        return DISK_BIO_BASED;
+    }
+    match disk.driver {
+        Driver::Nvme => DISK_NVME,
+        Driver::Scsi => DISK_SCSI,
+        Driver::Virtio => DISK_VIRTIO,
+        _ => 0,
+    }
 }
 
 impl Maps {
@@ -71,9 +87,11 @@ impl Maps {
     ///
     /// # Errors
     /// `NoSpace` if too many disks are tracked.
-    pub fn disk_or_new(&mut self, dev: u32, sectors: u64, bio_based: bool) -> Result<Disk> {
-        if let Some(disk) = self.disk(dev)? {
-            return Ok(disk);
+    pub fn disk_or_new(&mut self, disk: &BlockDevice) -> Result<Disk> {
+        let sectors = disk.size / SECTOR;
+        if let Some(known) = self.disk(disk.dev)? {
+            // it may have been resized while only parts of it were tracked
+            return Ok(Disk { sectors, ..known });
         }
         let mut rows = BTreeSet::new();
         for entry in self.disks.iter() {
@@ -89,8 +107,8 @@ impl Maps {
                 .os_context(|| "clear counters".into())?;
             self.counters.set(row, zero, 0).map_err(map_error("clear counters"))?;
         }
-        let flags = if bio_based { DISK_BIO_BASED } else { 0 };
-        Ok(Disk { id, first: 0, flags, reserved: 0, sectors })
+        let lba_shift = (u64::from(disk.logical_block) / SECTOR).max(1).ilog2();
+        Ok(Disk { id, first: 0, flags: flags(disk), lba_shift, sectors })
     }
 
     /// Makes a target visible to the programs, at the head of its disk's list.
@@ -111,6 +129,19 @@ impl Maps {
             self.disks.insert(dev, disk.id, 0).map_err(map_error("set disk"))?;
         }
         Ok(())
+    }
+
+    /// Tells the programs a target's new size, and that of its disk (device number, sectors). The running bitmap
+    /// has room for both sizes. The caller holds the registry's lock.
+    ///
+    /// # Errors
+    /// `NotFound` if the disk is not tracked any more.
+    pub fn resize(&mut self, disk: (u32, u64), slot: u32, sectors: u64, words: u32) -> Result<()> {
+        let gone = || Error::new(Kind::NotFound, "the disk is tracked no more");
+        let row = self.disk(disk.0)?.ok_or_else(gone)?;
+        let target = self.targets.get(&slot, 0).map_err(map_error("read targets"))?;
+        self.targets.set(slot, Target { sectors, words, ..target }, 0).map_err(map_error("set target"))?;
+        self.set_row(Disk { sectors: disk.1, ..row })
     }
 
     /// Do the programs find this slot when disk `dev` is written to?

@@ -119,7 +119,7 @@ fn begin(places: &Places, device: &BlockDevice, granularity: Granularity, first:
     let words = granularity.words(device.size);
     let bitmap = make_bitmap(places, &key, first, words)?;
     maps.switch_bitmap(slot, &bitmap)?;
-    let entry = maps.disk_or_new(device.disk, disk.size / SECTOR, bio_based)?;
+    let entry = maps.disk_or_new(&disk)?;
     let identity = Identity::of(device);
     let target = Target {
         start: identity.start_sector,

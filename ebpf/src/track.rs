@@ -7,11 +7,11 @@
 //! A request's own range is right except for merged discards, where every bio counts. A completion of a
 //! bio does not carry the range reliably: it is taken from the slot.
 
-use crate::classify::{Change, change, operation, zone};
-use crate::inflight::{self, Put};
+use crate::classify::{Change, change, harmless, operation, zone};
+use crate::inflight::{self, Flight, Put};
 use crate::kernel::{disk_number, kernel, load};
 use crate::maps::{COUNTERS, EVENTS, disk};
-use crate::mark::mark_disk;
+use crate::mark::{mark_disk, mark_word};
 use crate::passthrough;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::BtfTracePointContext as Context;
@@ -53,7 +53,15 @@ struct Seen<'a> {
 }
 
 impl Seen<'_> {
-    /// Marks the range in every target of the disk.
+    /// Marks the range of the operation itself: nearly all there are, so without a call if it can be.
+    #[inline(always)]
+    fn mark_own(&self) {
+        if self.count == 0 || !mark_word(self.disk.first, self.sector, self.count) {
+            self.mark(self.sector, self.count);
+        }
+    }
+
+    /// Marks a range in every target of the disk.
     #[inline(always)]
     fn mark(&self, sector: u64, count: u64) {
         if count == 0 {
@@ -130,7 +138,7 @@ impl Seen<'_> {
             // SAFETY: by the caller's word.
             Change::Zone => unsafe { self.mark_zone(queue) },
             _ => {
-                self.mark(self.sector, self.count);
+                self.mark_own();
                 (self.sector, self.count)
             }
         }
@@ -203,7 +211,7 @@ impl Seen<'_> {
     /// Remembers the write until it completes, and counts it.
     #[inline(always)]
     fn submit(&self, key: u64, range: (u64, u64), born: u64, copy: u32) {
-        match inflight::put(key, range.0, range.1, born) {
+        match inflight::put(key, Flight { sector: range.0, count: range.1, born }) {
             Put::Again if copy == 0 => count!(self.row, requeued += 1),
             Put::Full => count!(
                 self.row,
@@ -245,12 +253,11 @@ pub unsafe fn request_submit<const COPY: u32>(context: &Context) {
     // SAFETY: `request` is a request.
     unsafe {
         let op = operation(load(request, kernel!(rq_flags)));
-        let change = change(op);
-        if change == Change::None {
+        if harmless(op) {
             return;
         }
         let Some((disk, queue, gendisk)) = request_disk(request) else {
-            if change == Change::Passthrough
+            if change(op) == Change::Passthrough
                 && let Some(opcode) = passthrough::read_admin(request)
                 && let Some(row) = COUNTERS.get_ptr_mut(ADMIN_ROW * COPIES + COPY)
             {
@@ -258,6 +265,7 @@ pub unsafe fn request_submit<const COPY: u32>(context: &Context) {
             }
             return;
         };
+        let change = change(op);
         let Some(row) = counters::<COPY>(disk) else { return };
         let bytes: u32 = load(request, kernel!(rq_length));
         let sector: u64 = load(request, kernel!(rq_sector));
@@ -294,11 +302,11 @@ pub unsafe fn request_complete<const COPY: u32>(context: &Context) {
     // SAFETY: `request` is a request.
     unsafe {
         let op = operation(load(request, kernel!(rq_flags)));
-        let change = change(op);
-        if change == Change::None {
+        if harmless(op) {
             return;
         }
         let Some((disk, queue, gendisk)) = request_disk(request) else { return };
+        let change = change(op);
         let Some(row) = counters::<COPY>(disk) else { return };
         let length: u32 = load(request, kernel!(rq_length));
         let sector: u64 = load(request, kernel!(rq_sector));
@@ -309,26 +317,27 @@ pub unsafe fn request_complete<const COPY: u32>(context: &Context) {
                 if bytes >= length
                     && let Some(slot) = inflight::find(inflight::key(request, gendisk, disk.id))
                 {
-                    inflight::free(slot);
+                    slot.free();
                 }
             }
             return;
         }
-        // a plain pointer: of an `Option` the compiler spills the half that has no value, which the verifier refuses
-        let slot = inflight::find(inflight::key(request, gendisk, disk.id)).unwrap_or(core::ptr::null_mut());
+        let slot = inflight::find(inflight::key(request, gendisk, disk.id));
         if bytes != 0 || change == Change::Zone {
             seen.mark_change(change, request, queue);
             count!(row, completed += 1, completed_sectors += seen.count);
             // copy 0 frees the slot, so to the others every request would look like an orphan
-            if COPY == 0 && slot.is_null() {
+            if COPY == 0 && slot.is_none() {
                 count!(row, orphan_sectors += seen.count);
             }
         }
         if status & 0xff != 0 {
             count!(row, errors += 1);
         }
-        if !slot.is_null() && bytes >= length {
-            inflight::free(slot);
+        if let Some(slot) = slot
+            && bytes >= length
+        {
+            slot.free();
         }
     }
 }
@@ -350,7 +359,7 @@ unsafe fn bio_disk(bio: *const u8) -> Option<(&'static Disk, *const u8, *const u
     }
 }
 
-/// Submission of a bio, at `sector` of the whole disk.
+/// Submission of a bio that changes something, at `sector` of the whole disk.
 ///
 /// # Safety
 /// `bio` must be a `struct bio` on `gendisk`.
@@ -360,11 +369,11 @@ unsafe fn submit_bio<const COPY: u32>(
     bio: *const u8,
     disk: &Disk,
     gendisk: *const u8,
+    op: u32,
     sector: u64,
 ) {
     // SAFETY: `bio` is a bio, `gendisk` a gendisk.
     unsafe {
-        let op = operation(load(bio, kernel!(bio_opf)));
         let change = change(op);
         let Some(row) = counters::<COPY>(disk) else { return };
         let bytes: u32 = load(bio, kernel!(bio_size));
@@ -390,12 +399,13 @@ pub unsafe fn bio_submit<const COPY: u32>(context: &Context) {
     let bio: *const u8 = context.arg(0);
     // SAFETY: `bio` is a bio.
     unsafe {
-        if change(operation(load(bio, kernel!(bio_opf)))) == Change::None {
+        let op = operation(load(bio, kernel!(bio_opf)));
+        if harmless(op) {
             return;
         }
         let Some((disk, gendisk, _)) = bio_disk(bio) else { return };
         if disk.flags & DISK_BIO_BASED != 0 {
-            submit_bio::<COPY>(context, bio, disk, gendisk, load(bio, kernel!(bio_sector)));
+            submit_bio::<COPY>(context, bio, disk, gendisk, op, load(bio, kernel!(bio_sector)));
         }
     }
 }
@@ -410,7 +420,8 @@ pub unsafe fn bio_remap<const COPY: u32>(context: &Context) {
     let from: u32 = context.arg(1);
     // SAFETY: `bio` is a bio.
     unsafe {
-        if change(operation(load(bio, kernel!(bio_opf)))) == Change::None {
+        let op = operation(load(bio, kernel!(bio_opf)));
+        if harmless(op) {
             return;
         }
         let Some((disk, gendisk, device)) = bio_disk(bio) else { return };
@@ -425,7 +436,7 @@ pub unsafe fn bio_remap<const COPY: u32>(context: &Context) {
         if flags >> (kernel!(bio_remapped) & 15) & 1 == 0 {
             sector += load::<u64>(device, kernel!(bdev_start));
         }
-        submit_bio::<COPY>(context, bio, disk, gendisk, sector);
+        submit_bio::<COPY>(context, bio, disk, gendisk, op, sector);
     }
 }
 
@@ -439,18 +450,19 @@ pub unsafe fn bio_complete<const COPY: u32>(context: &Context) {
     // SAFETY: `bio` is a bio; `find` returns a map value.
     unsafe {
         let op = operation(load(bio, kernel!(bio_opf)));
-        if matches!(change(op), Change::None | Change::Passthrough) {
+        if harmless(op) {
             return;
         }
         let Some((disk, gendisk, _)) = bio_disk(bio) else { return };
-        if disk.flags & DISK_BIO_BASED == 0 {
+        if disk.flags & DISK_BIO_BASED == 0 || change(op) == Change::Passthrough {
             return;
         }
         let Some(row) = counters::<COPY>(disk) else { return };
         let Some(slot) = inflight::find(inflight::key(bio, gendisk, disk.id)) else { return };
-        let seen = Seen { disk, row, op, sector: (*slot).sector, count: (*slot).count };
-        seen.mark(seen.sector, seen.count);
+        let Flight { sector, count, .. } = slot.flight();
+        let seen = Seen { disk, row, op, sector, count };
+        seen.mark_own();
         count!(row, completed += 1, completed_sectors += seen.count);
-        inflight::free(slot);
+        slot.free();
     }
 }

@@ -92,6 +92,16 @@ impl Loop {
         Ok(Self { path: node.into(), backing: backing.into() })
     }
 
+    /// On a file that exists, by a disk that this kernel has just made: its counters are 0. See [`Self::vanish`].
+    pub fn newborn(backing: &Path) -> Result<Self> {
+        let control = open_with(Path::new("/dev/loop-control"), 0)?;
+        let first = 1000 + std::process::id() as i32 % 1000 * 100;
+        let added = (first..first + 100).find(|number| crate::raw::add_loop(&control, *number).is_ok());
+        let node = PathBuf::from(format!("/dev/loop{}", added.context("no free loop number")?));
+        wait_until(|| node.exists(), &format!("{} to appear", node.display()))?;
+        Self::at(&node, backing)
+    }
+
     /// The device node.
     pub fn path(&self) -> &Path {
         &self.path

@@ -60,7 +60,10 @@ impl Home {
     /// it is another boot.
     pub fn rebooted(&self, scratch: &Scratch) -> Result<Self> {
         let after = Self::new(scratch)?;
-        run("umount", ["-l".as_ref(), self.path.join("bpf").as_os_str()])?;
+        let bpf = self.path.join("bpf");
+        if bpf.exists() {
+            run("umount", ["-l".as_ref(), bpf.as_os_str()])?;
+        }
         run("mv", [self.path.join("lib"), after.path.join("lib")])?;
         let name = after.path.file_name().context("name of the home")?.to_owned();
         put(&after.path.join("boot"), name.as_encoded_bytes())?;

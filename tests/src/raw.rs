@@ -45,6 +45,14 @@ pub fn loop_status(device: &File, request: u64, status: &mut [u64; 29]) -> io::R
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Makes a loop device of this number (`LOOP_CTL_ADD`), which must not exist.
+pub fn add_loop(control: &File, number: i32) -> io::Result<()> {
+    const LOOP_CTL_ADD: libc::Ioctl = 0x4c80;
+    // SAFETY: LOOP_CTL_ADD takes the number by value.
+    let result = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_ADD, libc::c_long::from(number)) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Removes a free loop device's disk (`LOOP_CTL_REMOVE`), and with it its counters.
 pub fn remove_loop(control: &File, number: i32) -> io::Result<()> {
     const LOOP_CTL_REMOVE: libc::Ioctl = 0x4c81;

@@ -16,9 +16,9 @@ impl Epochs {
         let row = u64::from(self.state.disk_row);
         let table = InFlight::map(bpf::fd(self.maps.slots.fd()))?;
         let mut carried = 0;
-        for slot in table.taken().filter(|slot| slot.key >> 1 & 63 == row) {
-            let start = slot.sector.max(self.state.identity.start_sector);
-            let end = slot.sector.saturating_add(slot.count);
+        for flight in table.taken().filter(|flight| flight.key >> 1 & 63 == row) {
+            let start = flight.sector.max(self.state.identity.start_sector);
+            let end = flight.sector.saturating_add(flight.count);
             let first = (start - self.state.identity.start_sector).saturating_mul(SECTOR);
             let extent = Extent::new(first, end.saturating_sub(start).saturating_mul(SECTOR));
             let device = Extent::new(0, self.state.identity.size);

@@ -225,7 +225,7 @@ fn contradictions(device: &BlockDevice, saved: &Saved, changed: &ExtentSet) -> R
     }
     let differ = now.iter().zip(&saved.witnesses).filter(|(now, then)| now != then);
     let say = |(_, then): (_, &crate::format::Witness)| {
-        format!("somebody wrote while it was not tracked: the {} changed", then.what)
+        format!("somebody wrote while it was not tracked ({} changed)", then.what)
     };
     Ok(differ.map(say).collect())
 }

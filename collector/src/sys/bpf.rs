@@ -6,7 +6,7 @@
 use super::privilege::{Capability, explained};
 use crate::block::Extent;
 use crate::error::{Context, Error, Kind, Result};
-use blkdelta_ebpf::Slot;
+use blkdelta_ebpf::{BUCKET, Bucket};
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::mount::MountFlags;
 use std::io;
@@ -234,29 +234,37 @@ impl Words {
 #[derive(Debug)]
 pub struct InFlight(Words);
 
+/// A write in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flight {
+    /// Which request or bio, and of which disk.
+    pub key: u64,
+    /// First sector on the whole disk.
+    pub sector: u64,
+    /// Sectors.
+    pub count: u64,
+}
+
 impl InFlight {
-    const WORDS: usize = size_of::<Slot>() / 8;
+    const BUCKET_WORDS: usize = size_of::<Bucket>() / 8;
 
     /// Maps the table.
     ///
     /// # Errors
     /// If the map is smaller or not memory-mappable.
     pub fn map(fd: BorrowedFd<'_>) -> Result<Self> {
-        Words::map(fd, u64::from(blkdelta_ebpf::SLOTS) * Self::WORDS as u64).map(Self)
+        let buckets = blkdelta_ebpf::SLOTS as usize / BUCKET;
+        Words::map(fd, (buckets * Self::BUCKET_WORDS) as u64).map(Self)
     }
 
-    /// The slots that are taken. One that changes while it is read yields a wrong range at worst: its old
-    /// write has completed (and was marked then), its new one marks the running epoch itself.
-    pub fn taken(&self) -> impl Iterator<Item = Slot> + '_ {
-        (0..self.0.len() / Self::WORDS).filter_map(|i| {
-            let at = i * Self::WORDS;
+    /// What stands in the slots that are taken. One that changes while it is read yields a wrong range at worst: its
+    /// old write has completed (and was marked then), its new one marks the running epoch itself.
+    pub fn taken(&self) -> impl Iterator<Item = Flight> + '_ {
+        let buckets = (0..self.0.len()).step_by(Self::BUCKET_WORDS);
+        buckets.flat_map(|bucket| bucket..bucket + BUCKET).filter_map(|at| {
             let key = self.0.get(at);
-            (key != 0).then(|| Slot {
-                key,
-                sector: self.0.get(at + 1),
-                count: self.0.get(at + 2),
-                born: self.0.get(at + 3),
-            })
+            let [sector, count] = [1, 2].map(|field| self.0.get(at + field * BUCKET));
+            (key != 0).then_some(Flight { key, sector, count })
         })
     }
 }

@@ -5,12 +5,13 @@
 //! written last and names what must be found; whatever is pinned without it is a torn start and is removed.
 
 use super::btf::KernelTypes;
+use super::disks::Disks;
 use super::kernel;
 use super::places::Places;
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::privilege::{Capability, explained};
 use crate::sys::{bpf, publish};
-use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, PerCpuArray};
+use aya::maps::{Array, ArrayOfMaps, MapData, PerCpuArray};
 use aya::programs::BtfTracePoint;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::{Btf, EbpfLoader};
@@ -210,7 +211,7 @@ pub fn remove_pins(places: &Places) -> Result<()> {
 /// The pinned maps, opened.
 pub struct Maps {
     /// Rows of tracked disks by `dev_t`.
-    pub disks: HashMap<MapData, u32, u32>,
+    pub disks: Disks,
     /// Tracked disks by row.
     pub rows: Array<MapData, Disk>,
     /// Tracked devices by slot.
@@ -239,7 +240,7 @@ impl Maps {
         };
         let shape = |e| aya_error("open the pinned maps", e);
         Ok(Self {
-            disks: HashMap::try_from(aya::maps::Map::HashMap(map("DISKS")?)).map_err(shape)?,
+            disks: Disks::new(Array::try_from(aya::maps::Map::Array(map("DISKS")?)).map_err(shape)?),
             rows: Array::try_from(aya::maps::Map::Array(map("ROWS")?)).map_err(shape)?,
             targets: Array::try_from(aya::maps::Map::Array(map("TARGETS")?)).map_err(shape)?,
             bitmaps: ArrayOfMaps::try_from(aya::maps::Map::ArrayOfMaps(map(BITMAPS)?)).map_err(shape)?,

@@ -8,6 +8,7 @@
 
 mod btf;
 mod commands;
+mod disks;
 pub mod doubt;
 mod guard;
 mod health;

@@ -1,7 +1,7 @@
 //! Where tracking keeps its things.
 //!
 //! ```text
-//!   /sys/fs/bpf/blkdelta/v1/            pinned: survives the process, not a reboot
+//!   /sys/fs/bpf/blkdelta/v2/            pinned: survives the process, not a reboot
 //!       map_DISKS … prog_rq_issue link_rq_issue …
 //!       dev-<major>-<minor>/epoch-<n>   one bitmap per epoch: the highest is running, the others are sealed
 //!   /run/blkdelta/                      what the pins mean: gone after a reboot, like them

@@ -61,11 +61,8 @@ impl Maps {
     }
 
     fn disk(&self, dev: u32) -> Result<Option<Disk>> {
-        match self.disks.get(&dev, 0) {
-            Ok(row) => self.rows.get(&row, 0).map(Some).map_err(map_error("read disks")),
-            Err(aya::maps::MapError::KeyNotFound) => Ok(None),
-            Err(e) => Err(map_error("read disks")(e)),
-        }
+        let Some(row) = self.disks.row(dev)? else { return Ok(None) };
+        self.rows.get(&row, 0).map(Some).map_err(map_error("read disks"))
     }
 
     /// Changes a disk's row in place: every field for itself is at each moment the old one or the new one.
@@ -93,10 +90,7 @@ impl Maps {
             // it may have been resized while only parts of it were tracked
             return Ok(Disk { sectors, ..known });
         }
-        let mut rows = BTreeSet::new();
-        for entry in self.disks.iter() {
-            rows.insert(entry.map_err(map_error("read disks"))?.1);
-        }
+        let rows: BTreeSet<u32> = self.disks.all()?.into_iter().map(|(_, row)| row).collect();
         let id = (0..MAX_DISKS).find(|id| !rows.contains(id)).ok_or_else(|| {
             Error::new(Kind::NoSpace, format!("track another disk: {MAX_DISKS} are tracked already"))
         })?;
@@ -126,7 +120,7 @@ impl Maps {
         self.targets.set(slot, target, 0).map_err(map_error("set target"))?;
         self.set_row(Disk { first: slot, ..disk })?;
         if self.disk(dev)?.is_none() {
-            self.disks.insert(dev, disk.id, 0).map_err(map_error("set disk"))?;
+            self.disks.insert(dev, disk.id)?;
         }
         Ok(())
     }
@@ -165,9 +159,7 @@ impl Maps {
 
     /// Takes every slot out of the lists that is not in `keep`, then frees it.
     fn drop_all_but(&mut self, keep: &BTreeSet<u32>) -> Result<()> {
-        let disks: Vec<(u32, u32)> =
-            self.disks.iter().collect::<Result<_, _>>().map_err(map_error("read disks"))?;
-        for (dev, row) in disks {
+        for (dev, row) in self.disks.all()? {
             let disk = self.rows.get(&row, 0).map_err(map_error("read disks"))?;
             let stay: Vec<u32> = self.list(disk)?.into_iter().filter(|s| keep.contains(s)).collect();
             self.relink(dev, disk, &stay)?;
@@ -182,7 +174,7 @@ impl Maps {
 
     fn relink(&mut self, dev: u32, disk: Disk, stay: &[u32]) -> Result<()> {
         if stay.is_empty() {
-            return self.disks.remove(&dev).map_err(map_error("remove disk"));
+            return self.disks.remove(dev);
         }
         // from the tail: each target that stays is reachable at every moment
         for pair in stay.windows(2).rev() {

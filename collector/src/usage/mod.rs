@@ -23,7 +23,8 @@ use std::path::{Path, PathBuf};
 pub struct Usage {
     /// Used bytes, widened to whole repository blocks.
     pub used: ExtentSet,
-    /// Bytes left out because they are holes of a loop device's backing file: they read as zero.
+    /// Bytes left out because they are holes of a loop device's backing file: they read as zero. A comparison must
+    /// look at them wherever the point below has something else: they may have become zero since.
     pub zero: ExtentSet,
     /// Why parts were counted as used without asking a file system; one sentence each.
     pub whole_reason: Vec<String>,
@@ -72,7 +73,7 @@ pub fn used_areas(device: &Path) -> Result<Usage> {
     let zero = holes::holes(&device)?.subtract(&known.into_iter().collect());
     let left_out = ExtentSet::from_unsorted(free).union(&zero);
     usage.used = left_out.complement(device.size).align_out(BLOCK, device.size);
-    usage.zero = zero;
+    usage.zero = zero.subtract(&usage.used);
     Ok(usage)
 }
 

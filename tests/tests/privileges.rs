@@ -219,9 +219,8 @@ fn units_have_what_their_verbs_need_and_no_more() -> Result<()> {
         let verbs: Vec<&str> = runs.filter_map(|line| line.split_whitespace().nth(1)).collect();
         let mut needed = Set::new();
         for verb in &verbs {
-            needed.extend(
-                table.get(*verb).with_context(|| format!("{verb} is not in the table"))?.iter().cloned(),
-            );
+            let row = table.get(*verb).with_context(|| format!("{verb} is not in the table"))?;
+            needed.extend(row.always.union(&row.mapper).cloned());
         }
         for name in ["CapabilityBoundingSet", "AmbientCapabilities"] {
             let given = settings.get(name).with_context(|| format!("{}: no {name}", unit.display()))?;

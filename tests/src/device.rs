@@ -83,7 +83,11 @@ impl Loop {
             std::thread::sleep(Duration::from_millis(50));
             attempt = run("losetup", &args);
         }
-        Ok(Self { path: attempt?.into(), backing: backing.into() })
+        let device = Self { path: attempt?.into(), backing: backing.into() };
+        // outlives a detachment: a test that died with it switched off must not spoil the next one
+        let name = device.path.file_name().context("device name")?.to_string_lossy().into_owned();
+        poke(&format!("/sys/block/{name}/queue/iostats"), "1")?;
+        Ok(device)
     }
 
     /// On the loop device `node`, which must be free, backed by a file that exists.

@@ -12,11 +12,13 @@
 //!       home/                         BLKDELTA_HOME of this test: bpf/ (a bpffs), state/
 //! ```
 
+pub mod bpf;
 pub mod device;
 pub mod fault;
 pub mod files;
 pub mod host;
 pub mod image;
+pub mod monitor;
 pub mod oracle;
 pub mod product;
 pub mod protected;

@@ -34,11 +34,15 @@ pub enum Verb {
     #[command(after_help = "Example:\n  blkdelta untrack /dev/sdb")]
     Untrack(Untrack),
     /// Stop cleanly: keep what changed over a reboot; the devices are read-only from then on
-    #[command(after_help = "Example:\n  blkdelta save\n\nRun at shutdown, after the file systems are unmounted. \
-        `blkdelta resume` takes it back.")]
+    #[command(
+        after_help = "Example:\n  blkdelta save\n\nRun at shutdown, after the file systems are unmounted. \
+        `blkdelta resume` takes it back."
+    )]
     Save(Life),
     /// Go on tracking after a reboot, and prove that nothing was written in between
-    #[command(after_help = "Example:\n  blkdelta resume\n\nRun at boot, before the file systems are mounted.")]
+    #[command(
+        after_help = "Example:\n  blkdelta resume\n\nRun at boot, before the file systems are mounted."
+    )]
     Resume(Life),
     /// What is tracked, since when, how much changed, and how healthy that is
     #[command(after_help = "Example:\n  blkdelta status --json")]
@@ -54,6 +58,9 @@ pub enum Verb {
     /// Make recovery points one after the other until Ctrl-C
     #[command(after_help = "Example:\n  blkdelta watch /dev/sda --repo /backup --every 10s")]
     Watch(Watch),
+    /// Say at once when something detaches the tracking, and make the next backup compare everything
+    #[command(after_help = "Examples:\n  blkdelta monitor --interval 5s\n  blkdelta monitor --once --json")]
+    Monitor(Monitor),
     /// Compare what the difference list calls clean with the last recovery point, a part of the device each time
     #[command(after_help = "Example, once a day (3.4 % each: all of the device in 30 days):
   blkdelta audit /dev/sda --repo /backup")]
@@ -184,6 +191,23 @@ pub struct Watch {
     #[arg(long, value_parser = duration, value_name = "TIME")]
     pub every: Duration,
     /// One line of JSON each
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `monitor`.
+#[derive(Debug, Args)]
+pub struct Monitor {
+    /// Only these; by default all that are tracked, also later
+    #[arg(value_name = "DEV")]
+    pub devices: Vec<PathBuf>,
+    /// Time between two looks
+    #[arg(long, default_value = "5s", value_parser = duration, value_name = "TIME")]
+    pub interval: Duration,
+    /// Look once and end: exit code 3 if something is wrong
+    #[arg(long)]
+    pub once: bool,
+    /// One line of JSON for each change, on standard output
     #[arg(long)]
     pub json: bool,
 }
@@ -377,6 +401,9 @@ mod tests {
             "blkdelta backup /dev/a --repo /r --full --json --no-freeze --compression none",
             "blkdelta watch /dev/a --repo /r --every 10s --merge-every 30",
             "blkdelta watch /dev/a --repo /r --every 10s",
+            "blkdelta monitor",
+            "blkdelta monitor /dev/a --interval 500ms --json",
+            "blkdelta monitor --once",
             "blkdelta audit /dev/a --repo /r --sample 1% --json",
             "blkdelta audit /dev/a --repo /r --all",
             "blkdelta list --repo /r --json",

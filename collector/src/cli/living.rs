@@ -139,7 +139,9 @@ pub fn words(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Tracked => "tracked all the time".into(),
         Outcome::Reopened => "tracked all the time; writable again".into(),
-        Outcome::Proved => "tracked again, nothing was written meanwhile: the next backup is an incremental".into(),
+        Outcome::Proved => {
+            "tracked again, nothing was written meanwhile: the next backup is an incremental".into()
+        }
         Outcome::Suspect(why) => {
             format!("SUSPECT, the next backup compares by hash: {}", why.join("; "))
         }

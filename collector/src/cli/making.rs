@@ -2,6 +2,7 @@
 
 use super::args::{Backup, Making, Watch};
 use super::listing::{consistency, kind};
+use super::monitor::Beside;
 use super::output::{self, Ending, print, print_json, print_json_line, say};
 use super::progress::{Bar, stop_flag};
 use super::show::{bytes, duration, time};
@@ -40,6 +41,7 @@ pub fn watch(args: Watch) -> Result<Ending> {
         say(&format!("live traffic is not shown: {error}"));
     }
     let live = live.ok();
+    let _monitor = Beside::start(args.making.device.clone())?;
     let failed = Arc::new(AtomicU64::new(0));
     let suspect = Arc::new(AtomicBool::new(false));
     let every = args.every;

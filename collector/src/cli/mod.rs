@@ -6,9 +6,10 @@
 mod args;
 mod auditing;
 mod keeping;
-mod living;
 mod listing;
+mod living;
 mod making;
+mod monitor;
 mod output;
 mod progress;
 mod restoring;
@@ -51,6 +52,7 @@ fn run(cli: Cli) -> Result<Ending> {
         Verb::Diff(args) => tracking::diff(&args),
         Verb::Backup(args) => making::backup(&args),
         Verb::Watch(args) => making::watch(args),
+        Verb::Monitor(args) => monitor::monitor(args),
         Verb::Audit(args) => auditing::audit(&args),
         Verb::List(args) => listing::list(&args),
         Verb::Check(args) => listing::check(&args),

@@ -9,9 +9,8 @@ use crate::error::{Error, Kind, Result};
 use crate::sys::bpf::Words;
 use crate::sys::device::BlockDevice;
 use crate::tracker::{
-    DeviceState, Maps, Places, Reading, Verdict, doubt, find_tracked, open_bitmap, words_of,
+    DeviceState, Maps, Places, Reading, Verdict, doubt, find_tracked, map_id, open_bitmap, words_of,
 };
-use aya::maps::MapData;
 use std::path::Path;
 
 /// Extents of a list, at most: 16 bytes each, so a list takes 32 MiB at most.
@@ -146,18 +145,18 @@ fn look_once(places: &Places, path: &Path) -> Result<Look> {
     Ok(Look { difference, state, reading, verdict })
 }
 
-/// The running bitmap, as the kernel names it, and every pinned one that is not retired; and what is missing.
+/// The running bitmap and every pinned one that is not retired; and what is missing.
 fn all_bitmaps(places: &Places, maps: &Maps, state: &DeviceState) -> Result<(Vec<Words>, Vec<String>)> {
     let key = state.key();
-    let id = |map: &MapData| map.info().map(|info| info.id()).ok();
     let running = maps.running_bitmap(state.slot)?;
-    let mut bitmaps = vec![words_of(&running)?];
+    let (mut bitmaps, mut found) = (Vec::new(), false);
     let pinned: Vec<u64> = places.epochs(&key)?.into_iter().filter(|e| *e > state.retired).collect();
-    let mut found = false;
     for epoch in &pinned {
         match open_bitmap(places, &key, *epoch) {
-            Ok(map) if id(&map) == id(&running) => found = true,
-            Ok(map) => bitmaps.push(words_of(&map)?),
+            Ok(map) => {
+                found |= running.is_some() && map_id(&map) == running;
+                bitmaps.push(words_of(&map)?);
+            }
             // a backup may retire it at this moment: then it is durable
             Err(_) if !places.epoch(&key, *epoch).exists() => {}
             Err(e) => return Err(e),

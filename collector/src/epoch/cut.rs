@@ -80,7 +80,8 @@ impl Epochs {
         let old_words = self.words(old)?;
         // first what is on its way, then what was counted: a write that ends in between is counted
         let in_flight = self.disk.writes_in_flight().unwrap_or(u64::MAX);
-        let after = self.read()?.judge(&self.state);
+        let later = self.read()?;
+        let after = later.judge(&self.state);
         let carried = self.carry_in_flight(new_words)?;
         let quiet_cuts_left = match after.overflowed {
             0 => self.state.carry_all.saturating_sub(u8::from(in_flight == 0)),
@@ -91,13 +92,17 @@ impl Epochs {
         }
         let mut suspect = verdict.suspect.clone();
         suspect.extend(after.suspect.iter().filter(|s| !verdict.suspect.contains(s)).cloned());
+        suspect.extend(before.uncounted(&later, &self.state));
         if !self.maps.serves(self.state.identity.disk, self.state.slot)? {
             suspect.push("the kernel's programs do not find the device any more".into());
         }
         let doubts = doubt::raised(&self.places, &self.state)?;
         suspect.extend(doubts.iter().cloned());
         let mut state = self.state.clone();
-        state.baseline = before.baseline(&state.baseline, verdict.shortfall);
+        state.baseline = match in_flight == 0 && before.rests_until(&later) {
+            true => before.baseline_at_rest(&state.baseline, verdict.shortfall),
+            false => before.baseline(&state.baseline, verdict.shortfall),
+        };
         state.carry_all = quiet_cuts_left;
         state.sealed.push(Sealed { epoch: old, suspect: suspect.clone() });
         state.epoch = self.state.epoch.max(old + 1);

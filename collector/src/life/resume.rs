@@ -72,7 +72,11 @@ pub fn resume(places: &Places, path: &Path) -> Result<Resumed> {
 ///
 /// # Errors
 /// As [`tracker::track`].
-pub fn track(places: &Places, path: &Path, granularity: Granularity) -> Result<(DeviceState, Option<Outcome>)> {
+pub fn track(
+    places: &Places,
+    path: &Path,
+    granularity: Granularity,
+) -> Result<(DeviceState, Option<Outcome>)> {
     let stable = Stable::of(&BlockDevice::open(path)?);
     let found = stable.map(|s| record::of(places, &s.text)).transpose().map_err(unreadable)?.flatten();
     let boot = places.boot_id()?;
@@ -87,7 +91,9 @@ pub fn track(places: &Places, path: &Path, granularity: Granularity) -> Result<(
 }
 
 fn unreadable(error: Error) -> Error {
-    error.hint("the device it was for is not tracked: run `blkdelta track` on it; the next backup is a full one")
+    error.hint(
+        "the device it was for is not tracked: run `blkdelta track` on it; the next backup is a full one",
+    )
 }
 
 fn resume_record(places: &Places, record: Record) -> Result<Resumed> {

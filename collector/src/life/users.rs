@@ -6,6 +6,7 @@
 
 use crate::error::Result;
 use crate::sys::device::BlockDevice;
+use std::io::ErrorKind;
 use std::path::Path;
 
 /// Everybody who uses the device, in words.
@@ -43,27 +44,53 @@ fn loops_on(device: &BlockDevice) -> Result<Vec<String>> {
     Ok(all.map(|l| format!("{} stands on it", l.path.display())).collect())
 }
 
-/// Processes that have it open for writing.
+/// Processes that have it open for writing, or that may have: we are not let to see.
 fn writers(device: &BlockDevice) -> Vec<String> {
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let pid = |name: &str| name.parse::<u32>().ok().filter(|pid| *pid != std::process::id());
     let pids = processes.filter_map(|entry| pid(entry.file_name().to_str()?));
-    let writes = |pid: &u32| {
-        let files = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-        files.filter_map(|fd| fd.file_name().into_string().ok()).any(|fd| may_write(device, *pid, &fd))
-    };
-    pids.filter(writes).map(|pid| format!("process {pid} has it open for writing")).collect()
+    let mut found = Vec::new();
+    let mut hidden = 0;
+    for pid in pids {
+        match writes(device, pid) {
+            Ok(true) => found.push(format!("process {pid} has it open for writing")),
+            // proc_pid_readlink, fs/proc/base.c; whoever ended meanwhile writes nothing
+            Err(e) if e.kind() == ErrorKind::PermissionDenied => hidden += 1,
+            Ok(false) | Err(_) => {}
+        }
+    }
+    if hidden > 0 {
+        found.push(format!(
+            "{hidden} processes do not show what they have open: CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH are needed"
+        ));
+    }
+    found
 }
 
-fn may_write(device: &BlockDevice, pid: u32, fd: &str) -> bool {
+/// Has the process the device open for writing?
+fn writes(device: &BlockDevice, pid: u32) -> std::io::Result<bool> {
+    for fd in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
+        if let Some(fd) = fd?.file_name().to_str()
+            && may_write(device, pid, fd)?
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn may_write(device: &BlockDevice, pid: u32, fd: &str) -> std::io::Result<bool> {
     let link = format!("/proc/{pid}/fd/{fd}");
     // only names below /dev are looked at: a stat of a file on a dead network server would hang
-    let is_node = std::fs::read_link(&link).is_ok_and(|to| to.starts_with("/dev"));
+    let is_node = match std::fs::read_link(&link) {
+        Err(e) if e.kind() == ErrorKind::NotFound => false,
+        to => to?.starts_with("/dev"),
+    };
     if !is_node || !BlockDevice::open(Path::new(&link)).is_ok_and(|other| overlap(device, &other)) {
-        return false;
+        return Ok(false);
     }
     let info = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).unwrap_or_default();
     let flags = info.lines().find_map(|l| u32::from_str_radix(l.strip_prefix("flags:")?.trim(), 8).ok());
     // O_ACCMODE; a descriptor that is gone by now writes nothing
-    flags.is_some_and(|flags| flags & 3 != 0)
+    Ok(flags.is_some_and(|flags| flags & 3 != 0))
 }

@@ -111,8 +111,7 @@ fn foreign(head: &[u8]) -> bool {
 
 fn ext4(head: &[u8]) -> Option<Found> {
     let magic = head.get(1024 + 0x38..1024 + 0x3a)?;
-    (magic == [0x53, 0xef])
-        .then(|| Found { what: "ext4 super block", places: vec![Extent::new(1024, 1024)] })
+    (magic == [0x53, 0xef]).then(|| Found { what: "ext4 super block", places: vec![Extent::new(1024, 1024)] })
 }
 
 fn btrfs(head: &[u8]) -> Option<Found> {
@@ -137,7 +136,10 @@ fn xfs(head: &[u8]) -> Option<Found> {
     let first = (log >> ag_shift).checked_mul(ag_blocks)?.checked_add(log & ((1 << ag_shift) - 1))?;
     let (at, length) = (first.checked_mul(block)?, log_blocks.checked_mul(block)?);
     at.checked_add(length)?;
-    Some(Found { what: "XFS super block and log", places: vec![Extent::new(0, 4096), Extent::new(at, length)] })
+    Some(Found {
+        what: "XFS super block and log",
+        places: vec![Extent::new(0, 4096), Extent::new(at, length)],
+    })
 }
 
 /// Hash of the places and of what is in them.

@@ -9,6 +9,7 @@ pub use driver::Driver;
 pub use makeup::Makeup;
 pub(super) use makeup::TableLine;
 
+use super::privilege::{Capability, explained};
 use super::{ioctl, mounts};
 use crate::block::SECTOR;
 use crate::error::{Context, Error, Kind, Result};
@@ -280,7 +281,9 @@ impl BlockDevice {
     /// If it cannot be opened or the kernel says no.
     pub fn set_read_only(&self, on: bool) -> Result<()> {
         let what = || format!("make {} {}", self.path.display(), if on { "read-only" } else { "writable" });
-        File::open(&self.path).and_then(|file| ioctl::set_read_only(file, on)).os_context(what)
+        // blkdev_roset, block/ioctl.c
+        let set = File::open(&self.path).and_then(|file| ioctl::set_read_only(file, on)).os_context(what);
+        set.map_err(|e| explained(e, &[Capability::SysAdmin]))
     }
 
     /// Writes back what the device's own page cache holds (a mounted file system has its own cache).

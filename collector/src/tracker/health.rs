@@ -6,7 +6,9 @@
 //! - the sectors completed in it reach the kernel's, or
 //! - a submission program was never skipped in it and the sectors submitted so far reach the kernel's.
 //!
-//! Anything else, and whatever we saw but cannot place, makes it suspect.
+//! Anything else, and whatever we saw but cannot place, makes it suspect. So does the reverse: what completed before
+//! a moment stands in the kernel's sum a moment later, and sectors that do not show that its accounting was off for
+//! a while (`queue/iostats` 1, 0, 1) and could not have vouched for us.
 
 use super::commands;
 use super::load::{Loaded, Maps, ProgramHealth, aya_error};
@@ -31,6 +33,8 @@ pub struct Reading {
     pub admin: Option<CounterSums>,
     /// What a dm or md device is put together from.
     pub makeup: Makeup,
+    /// Stores may reach the disk without passing the block layer.
+    pub dax: bool,
 }
 
 /// What a reading says about the epoch since its baseline.
@@ -60,7 +64,8 @@ impl Reading {
         };
         let programs = Loaded::read(places)?.map(|l| l.examine(places)).unwrap_or_default();
         let kernel = stat.write_sectors + stat.discard_sectors;
-        Ok(Self { kernel, counters, programs, accounting: disk.iostats, admin, makeup: Makeup::of(disk)? })
+        let (accounting, dax, makeup) = (disk.iostats, disk.dax, Makeup::of(disk)?);
+        Ok(Self { kernel, counters, programs, accounting, dax, admin, makeup })
     }
 
     /// The baseline of an epoch that begins now.
@@ -68,6 +73,7 @@ impl Reading {
         Baseline {
             kernel_at_start: before.kernel_at_start,
             kernel: self.kernel,
+            ahead: before.ahead,
             forgiven: before.forgiven.max(shortfall),
             skipped: self.programs.iter().map(|p| (p.program.clone(), p.skipped)).collect(),
             counters: self.counters.clone(),
@@ -78,7 +84,31 @@ impl Reading {
 
     /// The baseline of the first epoch.
     pub fn first_baseline(&self) -> Baseline {
-        self.baseline(&Baseline { kernel_at_start: self.kernel, ..Baseline::default() }, 0)
+        let start = Baseline { kernel_at_start: self.kernel, ahead: self.submitted(), ..Baseline::default() };
+        self.baseline(&start, 0)
+    }
+
+    /// The baseline of an epoch that begins now, at rest until `later`: whatever we are ahead of the kernel by now can
+    /// never make up for what we miss from here on.
+    pub fn baseline_at_rest(&self, before: &Baseline, shortfall: u64) -> Baseline {
+        let expected = self.kernel.saturating_sub(before.kernel_at_start);
+        let ahead = self.submitted().saturating_sub(expected).max(before.ahead);
+        self.baseline(&Baseline { ahead, ..before.clone() }, shortfall)
+    }
+
+    /// Nothing was counted by anybody between this reading and a `later` one.
+    pub fn rests_until(&self, later: &Self) -> bool {
+        (self.kernel, &self.counters) == (later.kernel, &later.counters)
+    }
+
+    /// Sectors that completed in the epoch before this reading, and that the kernel has not counted even at a `later`
+    /// one. Only for disks that take requests: zram counts no discards at all.
+    pub fn uncounted(&self, later: &Self, state: &DeviceState) -> Option<String> {
+        let counted = later.kernel.saturating_sub(state.baseline.kernel);
+        let missing = self.completed(&state.baseline, state.bio_based).0.saturating_sub(counted);
+        (missing > 0 && !state.bio_based && later.kernel >= state.baseline.kernel).then(|| {
+            format!("the kernel did not count {missing} sectors that were written: its accounting was off for a while (queue/iostats)")
+        })
     }
 
     /// Judges the epoch that began at `state.baseline`.
@@ -91,14 +121,10 @@ impl Reading {
                 + self.kernel.abs_diff(base.kernel),
             overflowed: self.grown(base, |c| c.overflowed),
         };
-        verdict.suspect.extend(self.programs.iter().filter_map(|p| p.trouble.clone()));
-        verdict.suspect.extend(self.missing(state.bio_based));
+        verdict.suspect.extend(self.broken(state.bio_based));
         verdict.suspect.extend(self.makeup.change_since(&base.makeup));
         if self.kernel < base.kernel {
             verdict.suspect.push("the kernel counts the disk's writes anew: it was reset".into());
-        }
-        if !self.accounting {
-            verdict.suspect.push("the kernel's accounting was switched off (queue/iostats)".into());
         }
         let (completed, expected) = self.completed(base, state.bio_based);
         let submit_proved = verdict.shortfall <= base.forgiven && self.never_skipped(base, state.bio_based);
@@ -111,6 +137,19 @@ impl Reading {
             ));
         }
         verdict
+    }
+
+    /// What is not as it was set up: programs gone or replaced, the disk switched to what we cannot check.
+    pub fn broken(&self, bio_based: bool) -> Vec<String> {
+        let mut broken: Vec<String> = self.programs.iter().filter_map(|p| p.trouble.clone()).collect();
+        broken.extend(self.missing(bio_based));
+        if !self.accounting {
+            broken.push("the kernel's accounting was switched off (queue/iostats)".into());
+        }
+        if self.dax {
+            broken.push("memory-mapped access past the block layer was switched on (queue/dax)".into());
+        }
+        broken
     }
 
     /// How much the largest copy of a sum grew since the baseline.
@@ -131,13 +170,18 @@ impl Reading {
         (self.grown(base, |c| c.completed_sectors), self.kernel.saturating_sub(base.kernel))
     }
 
-    /// How far the best copy's submitted sectors are behind the kernel's, since tracking began. Sectors of
-    /// requests that were on their way when it began complete as orphans; so do overflowed ones, which count once.
+    /// How far the best copy's submitted sectors are behind the kernel's, since tracking began.
     fn shortfall(&self, base: &Baseline) -> u64 {
-        let expected = self.kernel.saturating_sub(base.kernel_at_start);
+        let expected = self.kernel.saturating_sub(base.kernel_at_start) + base.ahead;
+        expected.saturating_sub(self.submitted())
+    }
+
+    /// Sectors the best copy saw submitted. Those of requests that were on their way when it began complete as
+    /// orphans; so do overflowed ones, which count once.
+    fn submitted(&self) -> u64 {
         let most = |sum: Sum| self.counters.iter().map(sum).max().unwrap_or(0);
         let orphans = most(|c| c.orphan_sectors).saturating_sub(most(|c| c.overflowed_sectors));
-        expected.saturating_sub(most(|c| c.submitted_sectors) + orphans)
+        most(|c| c.submitted_sectors) + orphans
     }
 
     /// Skipped runs of all programs in the epoch.
@@ -228,4 +272,37 @@ pub(super) fn sums(maps: &Maps, row: u32) -> Result<CounterSums> {
         errors: sum(|c| c.errors),
         commands: std::array::from_fn(|i| cpus.iter().fold(0, |all, c| all | c.commands[i])),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kernel counted `kernel` sectors; we saw `submitted` and as many completed.
+    fn reading(kernel: u64, submitted: u64) -> Reading {
+        let counters = CounterSums {
+            submitted_sectors: submitted,
+            completed_sectors: submitted,
+            ..CounterSums::default()
+        };
+        let (programs, makeup) = (Vec::new(), Makeup::default());
+        Reading { kernel, counters: vec![counters], programs, accounting: true, dax: false, admin: None, makeup }
+    }
+
+    #[test]
+    fn sectors_of_another_part_that_was_tracked_before_hide_nothing() {
+        let base = reading(500, 100).first_baseline();
+        assert_eq!(reading(508, 108).shortfall(&base), 0);
+        assert_eq!(reading(508, 100).shortfall(&base), 8);
+    }
+
+    #[test]
+    fn sectors_that_the_kernel_did_not_count_hide_nothing_later() {
+        let base = reading(500, 0).first_baseline();
+        let rest = reading(500, 64);
+        assert!(rest.rests_until(&rest.clone()) && !rest.rests_until(&reading(501, 64)));
+        let next = rest.baseline_at_rest(&base, 0);
+        assert_eq!(reading(508, 72).shortfall(&next), 0);
+        assert_eq!(reading(508, 64).shortfall(&next), 8);
+    }
 }

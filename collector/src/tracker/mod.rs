@@ -10,6 +10,7 @@ mod btf;
 mod commands;
 mod disks;
 pub mod doubt;
+mod guard;
 mod health;
 mod kernel;
 mod live;
@@ -23,6 +24,7 @@ mod stable;
 mod start;
 mod state;
 
+pub use guard::{Change, ChangeKind, Findings, Guard, inspect, map_id};
 pub use health::{Reading, Verdict};
 pub use live::{Diagnostics, Live, Traffic, Watcher};
 pub use load::{Loaded, Maps, ProgramHealth};

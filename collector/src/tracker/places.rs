@@ -10,10 +10,13 @@
 //!       <16 hex>.json  <16 hex>.map     named by a hash of the device's identity (`record`)
 //!       audit/<device>.json             how far the rotation of the self-audit is
 //! ```
+//! Where `/var` is a file system of its own it is mounted too late and unmounted too early for a clean stop and return:
+//! if the administrator made `/etc/blkdelta/lib` (on the root file system), that is used instead.
+//!
 //! `BLKDELTA_HOME=DIR` puts all under `DIR` (`DIR/bpf`, `DIR/state`, `DIR/lib`): a second, independent instance. Its
 //! boot can be told apart further by the words in `DIR/boot`: a new boot can be feigned, an old one never.
 
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::sys::bpf;
 use blkdelta_ebpf::LAYOUT;
 use std::path::{Path, PathBuf};
@@ -35,6 +38,12 @@ pub struct Places {
     boot: Option<PathBuf>,
 }
 
+/// What outlives a reboot on this system.
+fn system_lib() -> PathBuf {
+    let own = Path::new("/etc/blkdelta/lib");
+    if own.is_dir() { own.into() } else { "/var/lib/blkdelta".into() }
+}
+
 impl Places {
     /// The folders by environment: `BLKDELTA_HOME`, else the system's.
     pub fn from_env() -> Self {
@@ -45,7 +54,7 @@ impl Places {
                 pins: Path::new("/sys/fs/bpf/blkdelta").join(folder(LAYOUT)),
                 layout: LAYOUT,
                 state: "/run/blkdelta".into(),
-                lib: "/var/lib/blkdelta".into(),
+                lib: system_lib(),
                 boot: None,
             },
         }
@@ -73,6 +82,20 @@ impl Places {
         }
         bpf::mount_bpffs(&self.bpffs)?;
         std::fs::create_dir_all(&self.pins).os_context(|| format!("make folder {}", self.pins.display()))
+    }
+
+    /// Inode of the folder of the pins, if a BPF file system is mounted there.
+    ///
+    /// # Errors
+    /// `NotFound` if none is, or the folder is not there.
+    pub fn check_mount(&self) -> Result<u64> {
+        if !bpf::is_bpffs(&self.bpffs) {
+            let text = format!("no BPF file system is mounted at {}", self.bpffs.display());
+            return Err(Error::new(Kind::NotFound, text));
+        }
+        let what =
+            || format!("another BPF file system is mounted at {}: find the pins", self.bpffs.display());
+        Ok(rustix::fs::stat(&self.pins).os_context(what)?.st_ino)
     }
 
     /// This boot: the kernel's id of it, and in a private instance what tells it apart further.

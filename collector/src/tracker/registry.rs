@@ -204,12 +204,12 @@ impl Maps {
         self.bitmaps.set(slot, bitmap, 0).map_err(map_error("switch the bitmap"))
     }
 
-    /// Kernel id of a slot's running bitmap.
+    /// Kernel id of a slot's running bitmap; `None` if it has none.
     ///
     /// # Errors
-    /// If it has none.
-    pub fn running_bitmap(&self, slot: u32) -> Result<MapData> {
-        self.bitmaps.get(&slot, 0).map_err(map_error("find the running bitmap"))
+    /// If the table cannot be read.
+    pub fn running_bitmap(&self, slot: u32) -> Result<Option<u32>> {
+        bpf::entry_id(bpf::fd(self.bitmap_table.fd()), slot)
     }
 }
 

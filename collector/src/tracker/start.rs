@@ -109,12 +109,7 @@ fn already(state: DeviceState, granularity: Granularity) -> Result<DeviceState> 
 }
 
 /// Bitmap, target, disk; then a moment's wait until every program sees them.
-fn begin(
-    places: &Places,
-    device: &BlockDevice,
-    granularity: Granularity,
-    first: u64,
-) -> Result<DeviceState> {
+fn begin(places: &Places, device: &BlockDevice, granularity: Granularity, first: u64) -> Result<DeviceState> {
     let key = key_of(device.dev);
     let disk = device.whole_disk()?;
     let bio_based = !device.request_based;

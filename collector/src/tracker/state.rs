@@ -70,6 +70,10 @@ pub struct Baseline {
     pub kernel_at_start: u64,
     /// The same, when the epoch began.
     pub kernel: u64,
+    /// Submitted sectors by which we were ahead of the kernel's when tracking began (another part of the disk was
+    /// tracked before) or at a moment of rest later (its accounting was off): they vouch for nothing after that.
+    #[serde(default)]
+    pub ahead: u64,
     /// Shortfall of submitted sectors that was reported already.
     pub forgiven: u64,
     /// Skipped runs of each program.

@@ -97,7 +97,8 @@ impl Unknown {
 impl From<crate::error::Error> for Unknown {
     fn from(error: crate::error::Error) -> Self {
         let cause = std::error::Error::source(&error).map(|c| format!(": {c}")).unwrap_or_default();
-        Self { text: format!("{error}{cause}") }
+        let advice = error.advice().map(|advice| format!(" ({advice})")).unwrap_or_default();
+        Self { text: format!("{error}{cause}{advice}") }
     }
 }
 
@@ -147,10 +148,14 @@ impl Region {
         if usage.filesystems.iter().any(|m| m.extent == self.extent) {
             return Ok(None);
         }
-        let mount = match self.device.mounts()?.into_iter().find(|m| m.open().is_ok()) {
+        let own = self.device.mounts()?;
+        let mount = match own.iter().find(|m| m.open().is_ok()) {
             None => btrfs::mount_of(&self.device)?,
-            mount => mount,
+            mount => mount.cloned(),
         };
+        if let (None, Some(Err(e))) = (&mount, own.first().map(Mount::open)) {
+            log::warn!("it is neither flushed nor frozen: {}", Unknown::from(e).text);
+        }
         Ok(mount.map(|m| Mounted { mountpoint: m.mountpoint, fstype: m.fstype, extent: self.extent }))
     }
 }

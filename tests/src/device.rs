@@ -192,6 +192,36 @@ impl Drop for Loop {
     }
 }
 
+/// A loop device of a number of our choice, free; removed when dropped. Declare it before the [`Loop`] on it.
+#[derive(Debug)]
+pub struct LoopNumber(u32);
+
+impl LoopNumber {
+    /// Adds it.
+    pub fn add(number: u32) -> Result<Self> {
+        crate::raw::loop_control(&open_with(Path::new("/dev/loop-control"), 0)?, 0x4c80, number)
+            .with_context(|| format!("LOOP_CTL_ADD {number}"))?;
+        let this = Self(number);
+        wait_until(|| this.path().exists(), "the loop device's node")?;
+        Ok(this)
+    }
+
+    /// The device node.
+    pub fn path(&self) -> PathBuf {
+        format!("/dev/loop{}", self.0).into()
+    }
+}
+
+impl Drop for LoopNumber {
+    fn drop(&mut self) {
+        let removed = open_with(Path::new("/dev/loop-control"), 0)
+            .and_then(|control| Ok(crate::raw::loop_control(&control, 0x4c81, self.0)?));
+        if let Err(e) = removed {
+            crate::host::say(&format!("while removing loop{}: {e:#}", self.0));
+        }
+    }
+}
+
 /// A mounted file system.
 #[derive(Debug)]
 pub struct Mounted {

@@ -48,6 +48,17 @@ pub fn kernel_counts(device: &Path) -> Result<(u64, u64)> {
     }
 }
 
+/// Write and discard requests that the device has completed, by the kernel's count (fields 5 and 12 of the same).
+pub fn kernel_requests(device: &Path) -> Result<u64> {
+    let name = device.file_name().context("device name")?;
+    let text = fs::read_to_string(Path::new("/sys/class/block").join(name).join("stat"))?;
+    let fields: Vec<u64> = text.split_whitespace().filter_map(|f| f.parse().ok()).collect();
+    match (fields.get(4), fields.get(11)) {
+        (Some(writes), Some(discards)) => Ok(writes + discards),
+        _ => bail!("unexpected stat line {text:?}"),
+    }
+}
+
 /// A loop device on a file in the scratch folder (or on another device).
 #[derive(Debug)]
 pub struct Loop {
@@ -83,7 +94,11 @@ impl Loop {
             std::thread::sleep(Duration::from_millis(50));
             attempt = run("losetup", &args);
         }
-        Ok(Self { path: attempt?.into(), backing: backing.into() })
+        let device = Self { path: attempt?.into(), backing: backing.into() };
+        // outlives a detachment: a test that died with it switched off must not spoil the next one
+        let name = device.path.file_name().context("device name")?.to_string_lossy().into_owned();
+        poke(&format!("/sys/block/{name}/queue/iostats"), "1")?;
+        Ok(device)
     }
 
     /// On the loop device `node`, which must be free, backed by a file that exists.

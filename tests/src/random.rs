@@ -22,6 +22,11 @@ impl Random {
         Self(seed)
     }
 
+    /// The seed of what is still to come.
+    pub const fn seed(&self) -> u64 {
+        self.0
+    }
+
     /// An independent stream, for a thread.
     pub fn fork(&mut self) -> Self {
         Self(self.any())

@@ -78,32 +78,61 @@ pub fn write_mapped(file: &File, offset: u64, data: &[u8]) -> io::Result<()> {
     map.flush()
 }
 
-/// Writes `data` at `offset` in pieces of `piece` bytes, many in flight, through io_uring.
-pub fn write_uring(file: &File, offset: u64, data: &[u8], piece: usize) -> Result<()> {
-    const DEPTH: usize = 32;
-    let mut ring = IoUring::new(DEPTH as u32).context("create io_uring")?;
-    let mut at = offset;
-    let pieces: Vec<&[u8]> = data.chunks(piece).collect();
-    for batch in pieces.chunks(DEPTH) {
-        for part in batch {
-            let entry = opcode::Write::new(types::Fd(file.as_raw_fd()), part.as_ptr(), part.len() as u32);
-            let entry = entry.offset(at).build();
-            at += part.len() as u64;
-            // SAFETY: `data` outlives the ring's use of it: every completion of the batch is awaited below,
-            // and on an early error the ring is dropped (which waits for its requests) before `data` is.
-            unsafe { ring.submission().push(&entry) }.context("fill the io_uring queue")?;
+/// An io_uring.
+pub struct Uring {
+    ring: IoUring,
+    depth: usize,
+}
+
+impl Uring {
+    /// With room for `depth` writes in flight.
+    pub fn new(depth: usize) -> Result<Self> {
+        Ok(Self { ring: IoUring::new(depth as u32).context("create io_uring")?, depth })
+    }
+
+    /// Writes each part at its place, as many in flight as there is room for, and waits for all.
+    pub fn write(&mut self, file: &File, parts: &[(u64, &[u8])]) -> Result<()> {
+        for batch in parts.chunks(self.depth) {
+            for (nth, (at, data)) in batch.iter().enumerate() {
+                let entry = opcode::Write::new(types::Fd(file.as_raw_fd()), data.as_ptr(), data.len() as u32);
+                let entry = entry.offset(*at).build().user_data(nth as u64);
+                // SAFETY: `parts` lives until this returns, and `wait` returns only when all of the batch is done.
+                unsafe { self.ring.submission().push(&entry) }.context("fill the io_uring queue")?;
+            }
+            self.wait(batch)?;
         }
-        ring.submit_and_wait(batch.len()).context("submit to io_uring")?;
-        let mut done = 0;
-        for completion in ring.completion() {
-            done += 1;
-            if completion.result() < 0 {
-                bail!("io_uring write: {}", io::Error::from_raw_os_error(-completion.result()));
+        Ok(())
+    }
+
+    /// Submits what was pushed and waits for all of it, whatever the results are.
+    fn wait(&mut self, batch: &[(u64, &[u8])]) -> Result<()> {
+        let mut results = Vec::with_capacity(batch.len());
+        while results.len() < batch.len() {
+            match self.ring.submit_and_wait(batch.len() - results.len()) {
+                Err(e) if e.kind() != io::ErrorKind::Interrupted => {
+                    // the kernel may still read the buffers: nobody may free them
+                    eprintln!("submit to io_uring: {e}");
+                    std::process::abort();
+                }
+                _ => results.extend(self.ring.completion().map(|c| (c.user_data(), c.result()))),
             }
         }
-        anyhow::ensure!(done == batch.len(), "io_uring completed {done} of {}", batch.len());
+        for (nth, result) in results {
+            let length = batch[nth as usize].1.len() as i32;
+            if result < 0 {
+                bail!("io_uring write: {}", io::Error::from_raw_os_error(-result));
+            }
+            anyhow::ensure!(result == length, "io_uring wrote {result} of {length} bytes");
+        }
+        Ok(())
     }
-    Ok(())
+}
+
+/// Writes `data` at `offset` in pieces of `piece` bytes, many in flight, through io_uring.
+pub fn write_uring(file: &File, offset: u64, data: &[u8], piece: usize) -> Result<()> {
+    let places = (offset..).step_by(piece);
+    let parts: Vec<(u64, &[u8])> = places.zip(data.chunks(piece)).collect();
+    Uring::new(32)?.write(file, &parts)
 }
 
 /// The child is killed when the thread that started it ends, so that a dead test leaves no process behind.

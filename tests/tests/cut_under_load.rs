@@ -5,177 +5,26 @@
 //! replica. At the end of a round the writers have stopped and one last cut is copied: device and replica must be
 //! the same, byte for byte.
 
-use anyhow::{Context, Result, ensure};
-use collector::block::{Extent, ExtentSet};
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use anyhow::{Result, ensure};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use tests::device::{Loop, Mounted, O_DIRECT, kernel_counts, open_with, size_of};
+use tests::device::{Loop, Mounted, kernel_counts};
 use tests::files::{self, KINDS};
-use tests::image::{Aligned, Image, fill};
+use tests::image::fill;
+use tests::load::{How, Round, round};
 use tests::product::Home;
 use tests::random::Random;
+use tests::replica::{Replica, Running, follow_until_quiet};
 use tests::scratch::Scratch;
 use tests::tracked::Tracked;
-use tests::workload::{churn, discard};
+use tests::workload::churn;
 use tests::{host, skip_if};
 
-/// The replica and what it cost to keep it.
-struct Replica {
-    device: File,
-    image: Image,
-    cuts: u64,
-    cutting: Duration,
-    slowest: Duration,
-    copied: u64,
-    suspect: Vec<String>,
-    /// Leaves out every so many extents, to prove that a loss is noticed.
-    lossy: Option<usize>,
-}
+const WRITERS: [How; 8] = [How::Direct; 8];
 
-impl Replica {
-    /// A copy of the device as it is; tracking must already run.
-    fn new(device: &Path) -> Result<Self> {
-        let image = Image::of(device)?;
-        let device = open_with(device, O_DIRECT)?;
-        Ok(Self {
-            device,
-            image,
-            cuts: 0,
-            cutting: Duration::ZERO,
-            slowest: Duration::ZERO,
-            copied: 0,
-            suspect: Vec::new(),
-            lossy: None,
-        })
-    }
-
-    /// Cuts, copies what the sealed epoch lists, retires it.
-    fn follow(&mut self, tracked: &mut Tracked) -> Result<()> {
-        let start = Instant::now();
-        let cut = tracked.cut()?;
-        self.cutting += start.elapsed();
-        self.slowest = self.slowest.max(start.elapsed());
-        self.copy(&cut.extents)?;
-        self.cuts += 1;
-        self.suspect.extend(cut.suspect);
-        tracked.retire(cut.epoch)?;
-        // a collector that was killed or upgraded comes back and goes on
-        if self.cuts.is_multiple_of(25) { tracked.reopen() } else { Ok(()) }
-    }
-
-    /// Copies what is listed and nothing else; near extents are read at once, which keeps the cuts close together.
-    fn copy(&mut self, extents: &ExtentSet) -> Result<()> {
-        let mut listed: Vec<Extent> = extents.iter().copied().collect();
-        if let Some(nth) = self.lossy {
-            listed = listed.chunks(nth).flat_map(|few| &few[1..]).copied().collect();
-        }
-        for near in listed.chunk_by(|a, b| b.offset - a.end() < 64 << 10) {
-            let (first, last) = (near[0].offset, near[near.len() - 1].end());
-            let mut buffer = Aligned::new((last - first) as usize);
-            self.device.read_exact_at(&mut buffer, first).context("copy extents of a cut")?;
-            for extent in near {
-                let from = (extent.offset - first) as usize..(extent.end() - first) as usize;
-                let to = extent.offset as usize..extent.end() as usize;
-                self.image.bytes_mut()[to].copy_from_slice(&buffer[from]);
-                self.copied += extent.length;
-            }
-        }
-        Ok(())
-    }
-
-    fn ensure_identical(&self, device: &Path, when: &str) -> Result<()> {
-        let lost = Image::of(device)?.difference(&self.image);
-        let first: Vec<_> = lost.iter().take(8).collect();
-        ensure!(
-            lost.is_empty(),
-            "{when}: LOST {} bytes after {} cuts, first {first:?}",
-            lost.total(),
-            self.cuts
-        );
-        ensure!(self.suspect.is_empty(), "{when}: a cut was called suspect: {:?}", self.suspect);
-        Ok(())
-    }
-}
-
-/// Follows the device until `running` writers are none, then once more.
-fn follow_until_quiet(
-    tracked: &mut Tracked,
-    replica: &mut Replica,
-    running: &AtomicUsize,
-    pause: Duration,
-) -> Result<()> {
-    while running.load(Ordering::SeqCst) > 0 {
-        replica.follow(tracked)?;
-        std::thread::sleep(pause);
-    }
-    replica.follow(tracked)
-}
-
-/// Counts a thread as running until dropped, also by panic.
-struct Running<'a>(&'a AtomicUsize);
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-/// One writer's share of a round: every `of`-th block of `unit` bytes from the `nth` on, each once, scattered.
-fn write_share(
-    device: &Path,
-    unit: u64,
-    (nth, of): (u64, u64),
-    mut random: Random,
-    writes: &AtomicU64,
-) -> Result<()> {
-    // prime, and no device here has a multiple of it in blocks: i -> i * STRIDE is a permutation
-    const STRIDE: u64 = 1_000_003;
-    let mine = (size_of(device)? / unit - nth).div_ceil(of);
-    let direct = open_with(device, O_DIRECT)?;
-    let mut data = Aligned::new(unit as usize);
-    let shift = random.below(mine);
-    for i in 0..mine {
-        let at = ((i * STRIDE + shift) % mine * of + nth) * unit;
-        random.fill(&mut data);
-        if random.below(64) > 0 || discard(&direct, at, unit).is_err() {
-            direct.write_all_at(&data, at).context("write under load")?;
-        }
-        writes.fetch_add(1, Ordering::Relaxed);
-    }
-    Ok(())
-}
-
-fn round(
-    tracked: &mut Tracked,
-    replica: &mut Replica,
-    writers: u64,
-    unit: u64,
-    random: &mut Random,
-) -> Result<u64> {
-    let device = tracked.device().to_path_buf();
-    let writes = AtomicU64::new(0);
-    let running = AtomicUsize::new(writers as usize);
-    let pause = Duration::from_micros(random.below(4000));
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..writers)
-            .map(|w| {
-                let (random, device, writes, running) = (random.fork(), &device, &writes, &running);
-                scope.spawn(move || {
-                    let _running = Running(running);
-                    write_share(device, unit, (w, writers), random, writes)
-                })
-            })
-            .collect();
-        follow_until_quiet(tracked, replica, &running, pause)?;
-        for thread in threads {
-            thread.join().expect("a writer panicked")?;
-        }
-        anyhow::Ok(())
-    })?;
-    Ok(writes.into_inner())
+/// Eight direct writers, a cut every few milliseconds.
+fn direct_round(unit: u64, random: &mut Random) -> Round<'static> {
+    Round { unit, writers: &WRITERS, pause: Duration::from_micros(random.below(4000)) }
 }
 
 /// Rounds of direct writers for `seconds`, at least three.
@@ -187,7 +36,8 @@ fn rounds(test: &str, seconds: u64, tracked: &mut Tracked, random: &mut Random) 
     let (before, _) = kernel_counts(&device)?;
     while start.elapsed() < limit || rounds < 3 {
         let unit = [4096, 4096, 16384, 512][rounds % 4];
-        writes += round(tracked, &mut replica, 8, unit, random)?;
+        let plan = direct_round(unit, random);
+        writes += round(tracked, &mut replica, plan, random)?;
         replica.ensure_identical(&device, &format!("round {rounds} of {unit} byte writes"))?;
         rounds += 1;
     }
@@ -259,7 +109,8 @@ fn a_lost_area_is_noticed() -> Result<()> {
     let mut tracked = Tracked::start(&Home::new(&scratch)?, device.path(), 4096)?;
     let mut replica = Replica::new(device.path())?;
     replica.lossy = Some(20);
-    round(&mut tracked, &mut replica, 8, 4096, &mut random)?;
+    let plan = direct_round(4096, &mut random);
+    round(&mut tracked, &mut replica, plan, &mut random)?;
     ensure!(replica.ensure_identical(device.path(), "lossy").is_err(), "the replica cannot be identical");
     Ok(())
 }

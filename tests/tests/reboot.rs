@@ -255,7 +255,9 @@ fn what_cannot_be_proved_is_not_saved() -> Result<()> {
     let refused = |machine: &Machine<'_>, why: &str| -> Result<()> {
         let ended = machine.save()?.expect(3, "save")?;
         ensure!(ended.out.contains(why), "wanted {why:?}: {ended}");
-        let ro = std::fs::read_to_string(Path::new("/sys/class/block").join(machine.device().file_name().context("name")?).join("ro"))?;
+        let ro = std::fs::read_to_string(
+            Path::new("/sys/class/block").join(machine.device().file_name().context("name")?).join("ro"),
+        )?;
         ensure!(ro.trim() == "0", "it must stay writable");
         Ok(())
     };
@@ -337,7 +339,9 @@ fn killed_at_every_step() -> Result<()> {
     let names = tests::fault::failpoints()?;
     let mut hits = [0, 0];
     for name in &names {
-        for (verb, how) in [(0, "kill"), (0, "error"), (1, "kill"), (1, "error"), (0, "kill@2"), (1, "kill@2")] {
+        for (verb, how) in
+            [(0, "kill"), (0, "error"), (1, "kill"), (1, "error"), (0, "kill@2"), (1, "kill@2")]
+        {
             let arm = if how.contains('@') { format!("{name}={how}") } else { format!("{name}={how}@1") };
             churn(&machine.care.device, &mut machine.random, 6)?;
             if verb == 1 {

@@ -158,7 +158,8 @@ fn reading(device: &BlockDevice, old: &Places, loaded: &Loaded, state: &DeviceSt
         accounting: disk.iostats,
         admin: None,
         // layout 1 tracked neither dm nor md
-        makeup: Makeup::of(&disk)?,
+        dax: disk.dax,
+        makeup: Some(Makeup::of(&disk)?),
     })
 }
 

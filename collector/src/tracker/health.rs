@@ -174,7 +174,9 @@ impl Reading {
     fn completed(&self, base: &Baseline, bio_based: bool) -> (u64, u64) {
         if bio_based {
             let all = self.counters.iter().map(|c| c.completed_sectors).sum();
-            return (all, self.kernel.saturating_sub(base.kernel_at_start + base.forgiven));
+            let counted = self.kernel.saturating_sub(base.kernel_at_start);
+            // what completes of writes from before counts for nothing, as on the submitted side
+            return (all, (counted + base.ahead).saturating_sub(base.forgiven));
         }
         (self.grown(base, |c| c.completed_sectors), self.kernel.saturating_sub(base.kernel))
     }

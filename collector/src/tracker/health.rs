@@ -174,7 +174,9 @@ impl Reading {
     fn completed(&self, base: &Baseline, bio_based: bool) -> (u64, u64) {
         if bio_based {
             let all = self.counters.iter().map(|c| c.completed_sectors).sum();
-            return (all, self.kernel.saturating_sub(base.kernel_at_start + base.forgiven));
+            let counted = self.kernel.saturating_sub(base.kernel_at_start);
+            // what completes of writes from before counts for nothing, as on the submitted side
+            return (all, (counted + base.ahead).saturating_sub(base.forgiven));
         }
         (self.grown(base, |c| c.completed_sectors), self.kernel.saturating_sub(base.kernel))
     }
@@ -198,11 +200,14 @@ impl Reading {
         self.programs.iter().map(|p| p.skipped.saturating_sub(before(base, &p.program))).sum()
     }
 
-    /// Was one copy of the submission program never skipped?
+    /// Was one copy of each submission program never skipped?
     fn never_skipped(&self, base: &Baseline, bio_based: bool) -> bool {
-        let role = if bio_based { Role::BioSubmit } else { Role::RequestSubmit };
-        let copies = HOOKS.iter().filter(|h| h.role == role);
-        copies.filter_map(|h| self.program(h)).any(|p| p.skipped == before(base, &p.program))
+        let submit: &[Role] =
+            if bio_based { &[Role::BioSubmit, Role::BioRemap] } else { &[Role::RequestSubmit] };
+        submit.iter().all(|role| {
+            let copies = HOOKS.iter().filter(|h| h.role == *role);
+            copies.filter_map(|h| self.program(h)).any(|p| p.skipped == before(base, &p.program))
+        })
     }
 
     fn program(&self, hook: &Hook) -> Option<&ProgramHealth> {

@@ -144,8 +144,8 @@ fn reading(device: &BlockDevice, old: &Places, loaded: &Loaded, state: &DeviceSt
     let disk = device.whole_disk()?;
     let stat = disk.stat()?;
     let counters = MapData::from_pin(old.map("COUNTERS")).map_err(|e| aya_error("open older counters", e))?;
-    let counters: PerCpuArray<_, [u64; 16]> = PerCpuArray::try_from(Map::PerCpuArray(counters))
-        .map_err(|e| aya_error("open older counters", e))?;
+    let counters: PerCpuArray<_, [u64; 16]> =
+        PerCpuArray::try_from(Map::PerCpuArray(counters)).map_err(|e| aya_error("open older counters", e))?;
     let copy = |copy: u32| {
         let cpus = counters.get(&(state.disk_row * COPIES + copy), 0);
         cpus.map(|cpus| sums(cpus.iter())).map_err(|e| aya_error("read older counters", e))

@@ -75,7 +75,8 @@ impl Machine {
         let table = bpf::create_array_of_maps(256, bpf::fd(&model)).unwrap();
         bpf::pin(bpf::fd(&table), &old.map("BITMAPS")).unwrap();
         let programs = load(&old);
-        let loaded = Loaded { layout: 1, boot: old.boot_id().unwrap(), copies: 1, programs, ..Loaded::default() };
+        let loaded =
+            Loaded { layout: 1, boot: old.boot_id().unwrap(), copies: 1, programs, ..Loaded::default() };
         write_old(&old.loaded(), &loaded);
         let state = DeviceState {
             layout: 1,
@@ -119,7 +120,14 @@ fn write_old<T: serde::Serialize>(path: &Path, value: &T) {
 fn load(old: &Places) -> Vec<Attached> {
     let k = kernel::describe(&mut KernelTypes::running().unwrap()).unwrap();
     let mut words = vec![
-        k.bio_bdev, k.bio_opf, k.bio_flags, k.bio_sector, k.bio_size, k.bio_next, k.bdev_dev, k.bdev_disk,
+        k.bio_bdev,
+        k.bio_opf,
+        k.bio_flags,
+        k.bio_sector,
+        k.bio_size,
+        k.bio_next,
+        k.bdev_dev,
+        k.bdev_disk,
     ];
     words.extend([k.bdev_start, k.disk_part0, k.rq_queue, k.rq_flags, k.rq_length, k.rq_sector, k.rq_bio]);
     words.extend([k.rq_born, k.queue_disk, k.queue_chunk, k.bio_remapped, k.op_discard, k.op_secure_erase]);
@@ -153,7 +161,8 @@ fn link(old: &Places, device: &BlockDevice, state: &DeviceState) {
     let map = |name: &str| MapData::from_pin(old.map(name)).unwrap();
     let words = state.granularity.words(device.size);
     let bitmap = make_bitmap(old, &state.key(), state.epoch, words).unwrap();
-    let mut bitmaps: ArrayOfMaps<_, MapData> = ArrayOfMaps::try_from(Map::ArrayOfMaps(map("BITMAPS"))).unwrap();
+    let mut bitmaps: ArrayOfMaps<_, MapData> =
+        ArrayOfMaps::try_from(Map::ArrayOfMaps(map("BITMAPS"))).unwrap();
     bitmaps.set(state.slot, &bitmap, 0).unwrap();
     let target = Target {
         start: 0,

@@ -94,7 +94,11 @@ impl Loop {
             std::thread::sleep(Duration::from_millis(50));
             attempt = run("losetup", &args);
         }
-        Ok(Self { path: attempt?.into(), backing: backing.into() })
+        let device = Self { path: attempt?.into(), backing: backing.into() };
+        // outlives a detachment: a test that died with it switched off must not spoil the next one
+        let name = device.path.file_name().context("device name")?.to_string_lossy().into_owned();
+        poke(&format!("/sys/block/{name}/queue/iostats"), "1")?;
+        Ok(device)
     }
 
     /// On the loop device `node`, which must be free, backed by a file that exists.
@@ -195,6 +199,36 @@ impl Drop for Loop {
     fn drop(&mut self) {
         if let Err(e) = self.release() {
             crate::host::say(&format!("while detaching {}: {e:#}", self.path.display()));
+        }
+    }
+}
+
+/// A loop device of a number of our choice, free; removed when dropped. Declare it before the [`Loop`] on it.
+#[derive(Debug)]
+pub struct LoopNumber(u32);
+
+impl LoopNumber {
+    /// Adds it.
+    pub fn add(number: u32) -> Result<Self> {
+        crate::raw::loop_control(&open_with(Path::new("/dev/loop-control"), 0)?, 0x4c80, number)
+            .with_context(|| format!("LOOP_CTL_ADD {number}"))?;
+        let this = Self(number);
+        wait_until(|| this.path().exists(), "the loop device's node")?;
+        Ok(this)
+    }
+
+    /// The device node.
+    pub fn path(&self) -> PathBuf {
+        format!("/dev/loop{}", self.0).into()
+    }
+}
+
+impl Drop for LoopNumber {
+    fn drop(&mut self) {
+        let removed = open_with(Path::new("/dev/loop-control"), 0)
+            .and_then(|control| Ok(crate::raw::loop_control(&control, 0x4c81, self.0)?));
+        if let Err(e) = removed {
+            crate::host::say(&format!("while removing loop{}: {e:#}", self.0));
         }
     }
 }

@@ -61,6 +61,14 @@ pub fn remove_loop(control: &File, number: i32) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// `LOOP_CTL_ADD` or `LOOP_CTL_REMOVE` on `/dev/loop-control`.
+pub fn loop_control(control: &File, request: u64, number: u32) -> io::Result<()> {
+    // SAFETY: both requests take the number itself, no pointer.
+    let result =
+        unsafe { libc::ioctl(control.as_raw_fd(), request as libc::Ioctl, libc::c_ulong::from(number)) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Copies `data` into a shared mapping of `file` at `offset` (a page multiple) and flushes it.
 pub fn write_mapped(file: &File, offset: u64, data: &[u8]) -> io::Result<()> {
     // SAFETY: the mapping is only ever written through, never read as a Rust value, and dropped before return;

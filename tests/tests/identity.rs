@@ -73,6 +73,42 @@ fn m5_resize() -> Result<()> {
     Ok(())
 }
 
+/// Another name for the same device is the same device; another device under its old name is not.
+#[test]
+fn renamed() -> Result<()> {
+    const NAME: &str = "identity::renamed";
+    skip_if!(host::no_tracking(), NAME);
+    let scratch = Scratch::new("renamed")?;
+    let mut random = Random::for_test(NAME);
+    let device = Loop::new(&scratch, "disk", 8 << 20)?;
+    let other = Loop::new(&scratch, "other", 8 << 20)?;
+    fill(device.path(), &mut random)?;
+    fill(other.path(), &mut random)?;
+    let name = scratch.path().join("by-name");
+    std::os::unix::fs::symlink(device.path(), &name)?;
+    let mut care = Protected::new(&scratch, &name)?;
+    care.backup(&[])?;
+    churn(device.path(), &mut random, 20)?;
+    let before = Image::of(device.path())?;
+    // by its kernel name
+    care.device = device.path().into();
+    let point = care.incremental()?;
+    care.ensure_restores_to(&point.id, &before, "by another name")?;
+    // by the old name, which now leads elsewhere
+    std::fs::remove_file(&name)?;
+    std::os::unix::fs::symlink(other.path(), &name)?;
+    care.device = name;
+    ensure!(
+        care.backup(&[]).is_err(),
+        "a device that is not tracked was backed up by its predecessor's list"
+    );
+    care.device = device.path().into();
+    churn(device.path(), &mut random, 20)?;
+    let now = Image::of(device.path())?;
+    let point = care.incremental()?;
+    care.ensure_restores_to(&point.id, &now, "after the name was taken away")
+}
+
 /// M10: another image under the same device name.
 #[test]
 fn m10_another_disk_under_the_same_name() -> Result<()> {

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use std::path::Path;
-use tests::device::{Loop, Mounted, Zram};
+use tests::device::{Loop, LoopNumber, Mounted, Zram};
 use tests::files::{self, KINDS, Kind};
 use tests::image::fill;
 use tests::product::Home;
@@ -199,6 +199,29 @@ fn four_kib_sectors_and_odd_sizes() -> Result<()> {
         tracked.finish()?;
     }
     Ok(())
+}
+
+/// Device numbers have 20 bits for the minor: one that does not fit into 8 is kept apart from its neighbour that does.
+#[test]
+fn a_minor_above_255_is_not_taken_for_another() -> Result<()> {
+    const NAME: &str = "oracle::a_minor_above_255_is_not_taken_for_another";
+    skip_if!(host::no_tracking(), NAME);
+    let scratch = Scratch::new("oracle-minor")?;
+    let mut random = Random::for_test(NAME);
+    let near = Loop::new(&scratch, "near", 16 << 20)?;
+    let minor: u32 = near.path().display().to_string().trim_start_matches("/dev/loop").parse()?;
+    let number = LoopNumber::add(minor % 256 + 256 * (1 + std::process::id() % 1000))?;
+    let image = scratch.path().join("far.img");
+    std::fs::File::create(&image)?.set_len(16 << 20)?;
+    let far = Loop::at(&number.path(), &image)?;
+    for device in [&near, &far] {
+        fill(device.path(), &mut random)?;
+    }
+    let mut tracked = Tracked::start(&Home::new(&scratch)?, far.path(), 4096)?;
+    tracked.case(&format!("writes to {}", far.path().display()), || one_churn(far.path(), &mut random))?;
+    let verdict = tracked.case("writes to its neighbour", || one_churn(near.path(), &mut random))?;
+    anyhow::ensure!(verdict.is_some_and(|v| v.listed == 0), "the neighbour's writes were listed");
+    tracked.finish()
 }
 
 #[test]

@@ -22,21 +22,33 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// The rows of the first table: verb and capabilities.
-fn table() -> Result<BTreeMap<String, Set>> {
+/// What a verb needs: for every device, and for those of device mapper besides.
+struct Row {
+    always: Set,
+    mapper: Set,
+}
+
+/// The rows of the first table by verb.
+fn table() -> Result<BTreeMap<String, Row>> {
     let text = std::fs::read_to_string(root().join("docs/PRIVILEGES.md"))?;
     let rows =
         text.lines().skip_while(|l| !l.starts_with("| verb")).skip(2).take_while(|l| l.starts_with('|'));
     let mut table = BTreeMap::new();
     for row in rows {
         let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
-        let (verb, set) = (cells[0].trim_matches('`'), cells.get(1).context("no capabilities")?);
-        ensure!(set.contains("CAP_") || *set == "none", "{row}: neither capabilities nor none");
-        let names = set.split_whitespace().map(|c| c.trim_matches('`')).filter(|c| *c != "none");
-        table.insert(verb.to_owned(), names.map(ToOwned::to_owned).collect());
+        let [verb, always, mapper, _] = cells[..] else { bail!("{row}: four cells are wanted") };
+        ensure!(always.contains("CAP_") || always == "none", "{row}: neither capabilities nor none");
+        table.insert(verb.trim_matches('`').to_owned(), Row { always: set(always), mapper: set(mapper) });
     }
     ensure!(table.len() >= 9, "the table has rows for {:?} only", table.keys());
     Ok(table)
+}
+
+fn set(cell: &str) -> Set {
+    cell.split_whitespace()
+        .map(|c| c.trim_matches('`').to_owned())
+        .filter(|c| c.starts_with("CAP_"))
+        .collect()
 }
 
 /// What systemd does at boot.
@@ -159,7 +171,7 @@ fn every_verb_works_with_its_row_and_names_what_is_missing() -> Result<()> {
     skip_if!(host::no_tracking(), NAME);
     skip_if!(host::no_filesystem("ext4"), NAME);
     let mut stage = Stage::new("privileges")?;
-    for (verb, set) in table()? {
+    for (verb, Row { always: set, .. }) in table()? {
         if let Some(why) = unknown(&verb)? {
             host::skipped(&format!("{NAME}: {verb}"), &why);
             continue;
@@ -207,9 +219,8 @@ fn units_have_what_their_verbs_need_and_no_more() -> Result<()> {
         let verbs: Vec<&str> = runs.filter_map(|line| line.split_whitespace().nth(1)).collect();
         let mut needed = Set::new();
         for verb in &verbs {
-            needed.extend(
-                table.get(*verb).with_context(|| format!("{verb} is not in the table"))?.iter().cloned(),
-            );
+            let row = table.get(*verb).with_context(|| format!("{verb} is not in the table"))?;
+            needed.extend(row.always.union(&row.mapper).cloned());
         }
         for name in ["CapabilityBoundingSet", "AmbientCapabilities"] {
             let given = settings.get(name).with_context(|| format!("{}: no {name}", unit.display()))?;

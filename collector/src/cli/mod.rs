@@ -36,6 +36,13 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<Ending> {
+    if !matches!(
+        cli.verb,
+        Verb::List(_) | Verb::Check(_) | Verb::Merge(_) | Verb::Prune(_) | Verb::Restore(_)
+    ) {
+        // what an older version left in the kernel is taken over before anybody looks at it
+        crate::tracker::migrate(&crate::tracker::Places::from_env())?;
+    }
     match cli.verb {
         Verb::Track(args) => tracking::track(&args),
         Verb::Untrack(args) => tracking::untrack(&args),

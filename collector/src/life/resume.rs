@@ -157,6 +157,7 @@ fn go_on(places: &Places, path: &Path, record: Record) -> Result<Resumed> {
         difference_since_ms: record.difference_since,
         changed,
         suspect: suspect.clone(),
+        moving: false,
     })?;
     started.publish()?;
     let outcome = match (based, suspect.is_empty()) {

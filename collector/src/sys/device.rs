@@ -180,6 +180,15 @@ impl BlockDevice {
         Ok(number(&self.sysfs, "size")? * SECTOR)
     }
 
+    /// Has the kernel count the disk's I/O from now on (`queue/iostats`).
+    ///
+    /// # Errors
+    /// If it cannot be switched on.
+    pub fn count_io(&self) -> Result<()> {
+        let path = self.disk_sysfs.join("queue/iostats");
+        std::fs::write(&path, "1").os_context(|| format!("write 1 to {}", path.display()))
+    }
+
     /// Bytes from the disk's beginning to this device's; 0 for a whole disk.
     pub fn offset_on_disk(&self) -> u64 {
         self.partition.map_or(0, |p| p.start_sector * SECTOR)

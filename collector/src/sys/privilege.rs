@@ -11,6 +11,8 @@ use crate::error::{Error, Kind};
 pub enum Capability {
     /// Files and folders of others may be read and entered.
     DacReadSearch = 2,
+    /// What others have open may be seen.
+    SysPtrace = 19,
     /// File systems may be mounted and frozen; includes the two below.
     SysAdmin = 21,
     /// Programs may look at kernel memory.
@@ -23,6 +25,7 @@ impl Capability {
     const fn name(self) -> &'static str {
         match self {
             Self::DacReadSearch => "CAP_DAC_READ_SEARCH",
+            Self::SysPtrace => "CAP_SYS_PTRACE",
             Self::SysAdmin => "CAP_SYS_ADMIN",
             Self::Perfmon => "CAP_PERFMON",
             Self::Bpf => "CAP_BPF",
@@ -51,8 +54,17 @@ pub fn explained(error: Error, needed: &[Capability]) -> Error {
     }
 }
 
+/// Which of `needed` this process lacks, by name.
+pub fn lacking(needed: &[Capability]) -> Vec<&'static str> {
+    missing(effective().unwrap_or(0), needed)
+}
+
+fn missing(set: u64, needed: &[Capability]) -> Vec<&'static str> {
+    needed.iter().filter(|c| !c.is_in(set)).map(|c| c.name()).collect()
+}
+
 fn advice(set: u64, needed: &[Capability]) -> String {
-    let missing: Vec<&str> = needed.iter().filter(|c| !c.is_in(set)).map(|c| c.name()).collect();
+    let missing = missing(set, needed);
     if missing.is_empty() {
         let lockdown = std::fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
         let lockdown =

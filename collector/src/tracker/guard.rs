@@ -8,7 +8,7 @@
 //! a cut, a retirement or a new `track` under way is never taken for trouble (the state file is read again before
 //! anything is said); a look reads counters, never whole bitmaps.
 
-use super::health::Reading;
+use super::health::{Reading, UNSEEN};
 use super::load::{Loaded, Maps};
 use super::places::Places;
 use super::state::DeviceState;
@@ -74,15 +74,19 @@ fn look(places: &Places, state: &DeviceState) -> Findings {
             return Findings { broken, counted: Vec::new() };
         }
     };
+    if device.size < state.identity.size {
+        broken.push(format!("it shrank from {} to {} bytes", state.identity.size, device.size));
+    }
     let reading = Maps::open(places).and_then(|maps| {
         broken.extend(bitmaps(places, &maps, state)?);
         Reading::take(places, &maps, &device.whole_disk()?, state.disk_row)
     });
     let counted = match reading {
         Ok(reading) => {
-            broken.extend(reading.broken(state.bio_based));
+            broken.extend(reading.broken(state));
             let suspect = reading.judge(state).suspect;
-            suspect.into_iter().filter(|reason| !broken.contains(reason)).collect()
+            // a watcher without capabilities is no reason to compare everything: the cut sees the table
+            suspect.into_iter().filter(|reason| reason != UNSEEN && !broken.contains(reason)).collect()
         }
         Err(e) => {
             // without maps or counters nothing can be said; if the pins are gone, that was said already

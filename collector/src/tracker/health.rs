@@ -14,7 +14,7 @@ use super::commands;
 use super::load::{Loaded, Maps, ProgramHealth, aya_error};
 use super::places::Places;
 use super::state::{Baseline, CounterSums, DeviceState};
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::sys::device::{BlockDevice, Driver, Makeup};
 use blkdelta_ebpf::{ADMIN_ROW, COPIES, Counters, HOOKS, Hook, Role};
 
@@ -29,12 +29,13 @@ pub struct Reading {
     pub programs: Vec<ProgramHealth>,
     /// The kernel counts I/O of the disk.
     pub accounting: bool,
+    /// Stores may reach the disk without passing the block layer.
+    pub dax: bool,
     /// Commands to NVMe controllers, which may concern any namespace; `None` for another kind of disk.
     pub admin: Option<CounterSums>,
     /// What a dm or md device is put together from.
-    pub makeup: Makeup,
-    /// Stores may reach the disk without passing the block layer.
-    pub dax: bool,
+    /// `None`: we are not let to see it.
+    pub makeup: Option<Makeup>,
 }
 
 /// What a reading says about the epoch since its baseline.
@@ -64,7 +65,11 @@ impl Reading {
         };
         let programs = Loaded::read(places)?.map(|l| l.examine(places)).unwrap_or_default();
         let kernel = stat.write_sectors + stat.discard_sectors;
-        let (accounting, dax, makeup) = (disk.iostats, disk.dax, Makeup::of(disk)?);
+        let makeup = match Makeup::of(disk) {
+            Err(e) if e.kind() == Kind::Denied => None,
+            seen => Some(seen?),
+        };
+        let (accounting, dax) = (disk.iostats, disk.dax);
         Ok(Self { kernel, counters, programs, accounting, dax, admin, makeup })
     }
 
@@ -78,7 +83,7 @@ impl Reading {
             skipped: self.programs.iter().map(|p| (p.program.clone(), p.skipped)).collect(),
             counters: self.counters.clone(),
             admin: self.admin.unwrap_or_default(),
-            makeup: self.makeup.clone(),
+            makeup: self.makeup.clone().unwrap_or_else(|| before.makeup.clone()),
         }
     }
 
@@ -105,7 +110,7 @@ impl Reading {
     /// one. Only for disks that take requests: zram counts no discards at all.
     pub fn uncounted(&self, later: &Self, state: &DeviceState) -> Option<String> {
         let counted = later.kernel.saturating_sub(state.baseline.kernel);
-        let missing = self.completed(&state.baseline, state.bio_based).0.saturating_sub(counted);
+        let missing = self.grown(&state.baseline, |c| c.completed_sectors).saturating_sub(counted);
         (missing > 0 && !state.bio_based && later.kernel >= state.baseline.kernel).then(|| {
             format!("the kernel did not count {missing} sectors that were written: its accounting was off for a while (queue/iostats)")
         })
@@ -121,8 +126,11 @@ impl Reading {
                 + self.kernel.abs_diff(base.kernel),
             overflowed: self.grown(base, |c| c.overflowed),
         };
-        verdict.suspect.extend(self.broken(state.bio_based));
-        verdict.suspect.extend(self.makeup.change_since(&base.makeup));
+        verdict.suspect.extend(self.broken(state));
+        if self.makeup.is_none() {
+            // ctl_ioctl, drivers/md/dm-ioctl.c
+            verdict.suspect.push(UNSEEN.into());
+        }
         if self.kernel < base.kernel {
             verdict.suspect.push("the kernel counts the disk's writes anew: it was reset".into());
         }
@@ -140,9 +148,10 @@ impl Reading {
     }
 
     /// What is not as it was set up: programs gone or replaced, the disk switched to what we cannot check.
-    pub fn broken(&self, bio_based: bool) -> Vec<String> {
+    pub fn broken(&self, state: &DeviceState) -> Vec<String> {
         let mut broken: Vec<String> = self.programs.iter().filter_map(|p| p.trouble.clone()).collect();
-        broken.extend(self.missing(bio_based));
+        broken.extend(self.missing(state.bio_based));
+        broken.extend(self.makeup.as_ref().and_then(|now| now.change_since(&state.baseline.makeup)));
         if !self.accounting {
             broken.push("the kernel's accounting was switched off (queue/iostats)".into());
         }
@@ -230,6 +239,9 @@ impl Reading {
     }
 }
 
+/// What is said where a device-mapper table cannot be read.
+pub(super) const UNSEEN: &str = "its device-mapper table cannot be read (CAP_SYS_ADMIN is missing)";
+
 /// One of the counters.
 type Sum = fn(&CounterSums) -> u64;
 
@@ -285,8 +297,15 @@ mod tests {
             completed_sectors: submitted,
             ..CounterSums::default()
         };
-        let (programs, makeup) = (Vec::new(), Makeup::default());
-        Reading { kernel, counters: vec![counters], programs, accounting: true, dax: false, admin: None, makeup }
+        Reading {
+            kernel,
+            counters: vec![counters],
+            programs: Vec::new(),
+            accounting: true,
+            dax: false,
+            admin: None,
+            makeup: Some(Makeup::default()),
+        }
     }
 
     #[test]

@@ -35,16 +35,32 @@ fn operation(types: &KernelTypes, name: &str) -> Result<u32> {
     value.ok_or_else(|| Error::new(Kind::Unsupported, format!("this kernel has no {name}")))
 }
 
-/// Where a SCSI command, its unit and the unit's queue are; [`NOWHERE`] each if the driver is not loaded or keeps
-/// the command elsewhere: its passthrough commands then make the device suspect.
-fn scsi(types: &mut KernelTypes) -> Result<[u32; 3]> {
-    types.with_module("scsi_mod", |types| {
+/// Where a SCSI command, its unit, the unit's queue and an NVMe command are; [`NOWHERE`] each if the driver is not
+/// loaded, keeps it elsewhere, or cannot be read: passthrough commands then make the device suspect.
+fn commands(types: &mut KernelTypes) -> [u32; 4] {
+    // programs that use the helper for reading are refused then (kernel/trace/bpf_trace.c, 6.1 to 7.3)
+    let lockdown = std::fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
+    if lockdown.contains("[confidentiality]") {
+        return [NOWHERE; 4];
+    }
+    let scsi = types.with_module("scsi_mod", |types| {
         let at = |name, path| types.offset(name, path).unwrap_or(NOWHERE);
-        match types.holds_array("scsi_cmnd", "cmnd") {
-            true => [at("scsi_cmnd", "cmnd"), at("scsi_cmnd", "device"), at("scsi_device", "request_queue")],
-            false => [NOWHERE; 3],
-        }
-    })
+        let inside = types.holds_array("scsi_cmnd", "cmnd");
+        let command = if inside { at("scsi_cmnd", "cmnd") } else { NOWHERE };
+        [command, at("scsi_cmnd", "device"), at("scsi_device", "request_queue")]
+    });
+    let nvme = types.with_module("nvme_core", |types| types.offset("nvme_request", "cmd"));
+    let unread =
+        |what: &str| log::warn!("{what} commands cannot be read: they will make their disks suspect");
+    let [command, unit, queue] = scsi.unwrap_or_else(|_| {
+        unread("SCSI");
+        [NOWHERE; 3]
+    });
+    let nvme = nvme.unwrap_or_else(|error| {
+        unread("NVMe");
+        Err(error)
+    });
+    [command, unit, queue, nvme.unwrap_or(NOWHERE)]
 }
 
 /// Offsets and numbers of the running kernel.
@@ -52,8 +68,7 @@ fn scsi(types: &mut KernelTypes) -> Result<[u32; 3]> {
 /// # Errors
 /// `Unsupported`, naming what is missing.
 pub fn describe(types: &mut KernelTypes) -> Result<Kernel> {
-    let [scsi_command, scsi_device, scsi_queue] = scsi(types)?;
-    let nvme_command = types.with_module("nvme_core", |t| t.offset("nvme_request", "cmd"))?;
+    let [scsi_command, scsi_device, scsi_queue, nvme_command] = commands(types);
     let types = &*types;
     let at = |name, path| types.offset(name, path);
     Ok(Kernel {
@@ -85,7 +100,7 @@ pub fn describe(types: &mut KernelTypes) -> Result<Kernel> {
         scsi_command,
         scsi_device,
         scsi_queue,
-        nvme_command: nvme_command.unwrap_or(NOWHERE),
+        nvme_command,
         reserved: 0,
         harmless: set(types, &HARMLESS),
         ranged: set(types, &RANGED),

@@ -43,6 +43,9 @@ pub struct Attached {
 /// What must be found pinned: `loaded.json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Loaded {
+    /// Layout of the maps; files of the first one do not say it.
+    #[serde(default = "super::state::first_layout")]
+    pub layout: u32,
     /// Boot in which it was loaded.
     pub boot: String,
     /// Version of the program that loaded it.
@@ -67,7 +70,7 @@ impl Loaded {
         let loaded: Option<Self> = read_json(&places.loaded())?;
         let boot = places.boot_id()?;
         let complete = || MAPS.iter().chain([&BITMAPS]).all(|name| places.map(name).exists());
-        Ok(loaded.filter(|l| l.boot == boot && complete()))
+        Ok(loaded.filter(|l| l.boot == boot && l.layout == places.layout() && complete()))
     }
 }
 
@@ -125,7 +128,8 @@ pub fn ensure(places: &Places, roles: &[Role]) -> Result<Loaded> {
         Some(loaded) => loaded,
         None => {
             remove_pins(places)?;
-            Loaded { boot: places.boot_id()?, tool: env!("CARGO_PKG_VERSION").into(), ..Loaded::default() }
+            let (layout, boot) = (places.layout(), places.boot_id()?);
+            Loaded { layout, boot, tool: env!("CARGO_PKG_VERSION").into(), ..Loaded::default() }
         }
     };
     let mut types = KernelTypes::running()?;

@@ -18,6 +18,7 @@
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::bpf;
+use blkdelta_ebpf::LAYOUT;
 use std::path::{Path, PathBuf};
 
 /// The folders of one instance.
@@ -25,8 +26,10 @@ use std::path::{Path, PathBuf};
 pub struct Places {
     /// Mount point of the BPF file system.
     bpffs: PathBuf,
-    /// Pins of this layout version.
+    /// Pins of the layout.
     pins: PathBuf,
+    /// Version of the maps' layout.
+    layout: u32,
     /// State files.
     state: PathBuf,
     /// Records and saved maps.
@@ -48,7 +51,8 @@ impl Places {
             Some(home) => Self::under(Path::new(&home)),
             None => Self {
                 bpffs: "/sys/fs/bpf".into(),
-                pins: Path::new("/sys/fs/bpf/blkdelta").join(version()),
+                pins: Path::new("/sys/fs/bpf/blkdelta").join(folder(LAYOUT)),
+                layout: LAYOUT,
                 state: "/run/blkdelta".into(),
                 lib: system_lib(),
                 boot: None,
@@ -60,7 +64,8 @@ impl Places {
     pub fn under(home: &Path) -> Self {
         Self {
             bpffs: home.join("bpf"),
-            pins: home.join("bpf").join(version()),
+            pins: home.join("bpf").join(folder(LAYOUT)),
+            layout: LAYOUT,
             state: home.join("state"),
             lib: home.join("lib"),
             boot: Some(home.join("boot")),
@@ -106,6 +111,36 @@ impl Places {
     /// Folder of what outlives a reboot.
     pub fn lib(&self) -> &Path {
         &self.lib
+    }
+
+    /// Version of the maps' layout.
+    pub const fn layout(&self) -> u32 {
+        self.layout
+    }
+
+    /// The same instance with pins of another layout.
+    #[must_use]
+    pub fn with_layout(&self, layout: u32) -> Self {
+        Self { pins: self.pins.with_file_name(folder(layout)), layout, ..self.clone() }
+    }
+
+    /// Layouts, other than this one, of which anything is pinned.
+    ///
+    /// # Errors
+    /// If the folder cannot be read.
+    pub fn other_layouts(&self) -> Result<Vec<u32>> {
+        let Some(parent) = self.pins.parent() else { return Ok(Vec::new()) };
+        let entries = match std::fs::read_dir(parent) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.os_context(|| format!("list {}", parent.display()))?,
+        };
+        let number = |name: &std::ffi::OsStr| name.to_str()?.strip_prefix('v')?.parse().ok();
+        let filled = |path: &Path| std::fs::read_dir(path).is_ok_and(|mut list| list.next().is_some());
+        let found = entries.flatten().filter(|entry| filled(&entry.path()));
+        let layouts = found.filter_map(|entry| number(&entry.file_name()));
+        let mut others: Vec<u32> = layouts.filter(|layout| *layout != self.layout).collect();
+        others.sort_unstable();
+        Ok(others)
     }
 
     /// Folder of the pins.
@@ -178,7 +213,7 @@ impl Places {
     }
 }
 
-/// Folder of this layout's pins.
-fn version() -> String {
-    format!("v{}", blkdelta_ebpf::LAYOUT)
+/// Folder of a layout's pins.
+fn folder(layout: u32) -> String {
+    format!("v{layout}")
 }

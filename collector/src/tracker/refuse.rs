@@ -65,15 +65,20 @@ fn of_disk(disk: &BlockDevice, size: u64) -> Option<Refusal> {
              queue/dax is 0",
         ));
     }
-    of_driver(disk).or_else(|| {
-        (!disk.iostats).then(|| {
-            (
-                "the kernel does not count its I/O (queue/iostats is 0), so tracking could not be checked"
-                    .into(),
-                "write 1 to its queue/iostats in /sys/block",
-            )
-        })
-    })
+    of_driver(disk)
+}
+
+/// Sees to it that the kernel counts the device's I/O: for zram, and for dm until 6.3, it is off by default.
+///
+/// # Errors
+/// `Unsupported` if it cannot be switched on.
+pub fn ensure_counted(device: &BlockDevice) -> Result<()> {
+    if device.iostats || device.count_io().is_ok() && device.whole_disk()?.iostats {
+        return Ok(());
+    }
+    let why = "the kernel does not count its I/O (queue/iostats is 0), so tracking could not be checked";
+    Err(Error::new(Kind::Unsupported, format!("cannot track {}: {why}", device.path.display()))
+        .hint("write 1 to its queue/iostats in /sys/block"))
 }
 
 /// By the driver, for devices without a request queue.

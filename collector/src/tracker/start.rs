@@ -54,6 +54,7 @@ pub fn track(places: &Places, path: &Path, granularity: Granularity) -> Result<D
 pub fn start(places: &Places, path: &Path, granularity: Granularity, first: u64) -> Result<Start> {
     let device = BlockDevice::open(path)?;
     refuse::check(&device)?;
+    refuse::ensure_counted(&device)?;
     places.prepare()?;
     let registry = Lock::take(&places.lock(), "track", true)?;
     let key = key_of(device.dev);
@@ -134,6 +135,7 @@ fn begin(places: &Places, device: &BlockDevice, granularity: Granularity, first:
     let reading = Reading::take(places, &maps, &disk, entry.id)?;
     let now = now_ms();
     Ok(DeviceState {
+        layout: places.layout(),
         boot: places.boot_id()?,
         session: ulid::Ulid::generate().to_string(),
         path: device.path.clone(),
@@ -166,7 +168,12 @@ pub struct Before {
     pub changed: ExtentSet,
     /// Why that may be incomplete.
     pub suspect: Vec<String>,
+    /// Some of it may be on its way to the medium still, seen by nobody but those who marked it.
+    pub moving: bool,
 }
+
+/// Cuts that carry whole epochs over, as long as something is in flight at them.
+const QUIET_CUTS: u8 = 2;
 
 impl Started {
     /// The device.
@@ -183,10 +190,16 @@ impl Started {
         let epoch = self.state.epoch - 1;
         let count = granularity.words(self.state.identity.size);
         make_bitmap(&self.places, &key, epoch, count)?;
-        let words = Words::map(bpf::fd(open_bitmap(&self.places, &key, epoch)?.fd()), count)?;
-        for extent in &before.changed {
-            words.mark(granularity.bytes(), *extent);
+        let device = ExtentSet::whole(self.state.identity.size);
+        let changed = before.changed.intersect(&device);
+        let running = before.moving.then_some(self.state.epoch);
+        for epoch in std::iter::once(epoch).chain(running) {
+            let words = Words::map(bpf::fd(open_bitmap(&self.places, &key, epoch)?.fd()), count)?;
+            for extent in &changed {
+                words.mark(granularity.bytes(), *extent);
+            }
         }
+        self.state.carry_all = if before.moving { QUIET_CUTS } else { 0 };
         self.state.sealed.push(Sealed { epoch, suspect: before.suspect });
         self.state.retired = epoch - 1;
         self.state.session = before.session;

@@ -128,9 +128,17 @@ pub struct CounterSums {
     pub commands: [u64; 4],
 }
 
+/// The layout of files that do not name one.
+pub(super) const fn first_layout() -> u32 {
+    1
+}
+
 /// `dev-<major>-<minor>.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceState {
+    /// Layout of the maps that it is tracked with; files of the first one do not say it.
+    #[serde(default = "first_layout")]
+    pub layout: u32,
     /// Boot in which tracking began.
     pub boot: String,
     /// Id of this stretch of tracking: a new one at each `track`.
@@ -166,14 +174,15 @@ pub struct DeviceState {
 }
 
 impl DeviceState {
-    /// Reads a device's state; `None` if it is not tracked (a file of an earlier boot is nothing).
+    /// Reads a device's state; `None` if it is not tracked (a file of an earlier boot is nothing, one of another
+    /// layout is `migrate`'s).
     ///
     /// # Errors
     /// If the file is damaged.
     pub fn read(places: &Places, key: &str) -> Result<Option<Self>> {
         let state: Option<Self> = read_json(&places.device_state(key))?;
         let boot = places.boot_id()?;
-        Ok(state.filter(|s| s.boot == boot))
+        Ok(state.filter(|s| s.boot == boot && s.layout == places.layout()))
     }
 
     /// Publishes it.

@@ -53,18 +53,27 @@ pub struct Image(Aligned);
 impl Image {
     /// What `device` holds now. Its page cache is written back first, then it is read with O_DIRECT.
     pub fn of(device: &Path) -> Result<Self> {
-        let plain = File::open(device).with_context(|| format!("open {}", device.display()))?;
-        rustix::fs::fsync(&plain).context("write back the page cache")?;
-        // drops clean buffers too, so that a later buffered read of ours is not stale
-        let _ = crate::raw::flush_cache(&plain);
-        let size = size_of(device)? as usize;
-        let file = open_with(device, O_DIRECT)?;
-        let mut image = Self(Aligned::new(size));
-        for (n, chunk) in image.0.chunks_mut(4 << 20).enumerate() {
-            file.read_exact_at(chunk, (n as u64) * (4 << 20))
-                .with_context(|| format!("read {} with O_DIRECT", device.display()))?;
+        let mut image = Self(Aligned::new(size_of(device)? as usize));
+        let file = uncached(device)?;
+        for (n, chunk) in image.0.chunks_mut(CHUNK).enumerate() {
+            read(&file, chunk, n, device)?;
         }
         Ok(image)
+    }
+
+    /// The 4 KiB blocks in which `device` is not what the image is, read as by [`Self::of`], but a piece at a time.
+    pub fn difference_to(&self, device: &Path) -> Result<ExtentSet> {
+        anyhow::ensure!(size_of(device)? == self.size(), "{} has another size", device.display());
+        let file = uncached(device)?;
+        let (mut buffer, mut set) = (Aligned::new(CHUNK), ExtentSet::new());
+        for (n, chunk) in self.0.chunks(CHUNK).enumerate() {
+            let found = &mut buffer[..chunk.len()];
+            read(&file, found, n, device)?;
+            if found != chunk {
+                differing(chunk, found, (n * CHUNK) as u64, &mut set);
+            }
+        }
+        Ok(set)
     }
 
     /// What a regular file holds now (a restored image).
@@ -100,14 +109,35 @@ impl Image {
     /// The 4 KiB blocks in which two images of the same size differ; the last one may be short.
     pub fn difference(&self, other: &Self) -> ExtentSet {
         assert_eq!(self.size(), other.size(), "images of different sizes");
-        let blocks = self.0.chunks(BLOCK as usize).zip(other.0.chunks(BLOCK as usize));
         let mut set = ExtentSet::new();
-        for (n, (a, b)) in blocks.enumerate() {
-            if a != b {
-                set.push(Extent::new(n as u64 * BLOCK, a.len() as u64));
-            }
-        }
+        differing(&self.0, &other.0, 0, &mut set);
         set
+    }
+}
+
+/// Bytes of a device that are read at once.
+const CHUNK: usize = 4 << 20;
+
+/// Opened with O_DIRECT, after what the page cache has was written back.
+fn uncached(device: &Path) -> Result<File> {
+    let plain = File::open(device).with_context(|| format!("open {}", device.display()))?;
+    rustix::fs::fsync(&plain).context("write back the page cache")?;
+    // drops clean buffers too, so that a later buffered read of ours is not stale
+    let _ = crate::raw::flush_cache(&plain);
+    open_with(device, O_DIRECT)
+}
+
+fn read(file: &File, into: &mut [u8], nth: usize, device: &Path) -> Result<()> {
+    file.read_exact_at(into, (nth * CHUNK) as u64)
+        .with_context(|| format!("read {} with O_DIRECT", device.display()))
+}
+
+/// Adds the blocks in which two pieces, `at` bytes from the beginning, differ; the last one may be short.
+fn differing(one: &[u8], other: &[u8], at: u64, set: &mut ExtentSet) {
+    for (n, (a, b)) in one.chunks(BLOCK as usize).zip(other.chunks(BLOCK as usize)).enumerate() {
+        if a != b {
+            set.push(Extent::new(at + n as u64 * BLOCK, a.len() as u64));
+        }
     }
 }
 

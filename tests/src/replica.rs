@@ -14,10 +14,21 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+/// What is listed in so many bytes of a device is read at once, with what lies between: the cuts stay close together.
+const WINDOW: u64 = 256 << 10;
+
+/// The parts of an extent that lie in one window each.
+fn pieces(extent: &Extent) -> impl Iterator<Item = Extent> + use<> {
+    let whole = *extent;
+    let windows = (whole.offset / WINDOW)..whole.end().div_ceil(WINDOW);
+    windows.filter_map(move |n| whole.intersect(&Extent::new(n * WINDOW, WINDOW)))
+}
+
 /// The replica and what it cost to keep it.
 pub struct Replica {
     device: File,
     image: Image,
+    buffer: Aligned,
     /// Cuts made.
     pub cuts: u64,
     /// Time they took.
@@ -40,6 +51,7 @@ impl Replica {
         Ok(Self {
             device,
             image,
+            buffer: Aligned::new(WINDOW as usize),
             cuts: 0,
             cutting: Duration::ZERO,
             slowest: Duration::ZERO,
@@ -63,16 +75,17 @@ impl Replica {
         if self.cuts.is_multiple_of(25) { tracked.reopen() } else { Ok(()) }
     }
 
-    /// Copies what is listed and nothing else; near extents are read at once, which keeps the cuts close together.
+    /// Copies what is listed and nothing else.
     fn copy(&mut self, extents: &ExtentSet) -> Result<()> {
         let mut listed: Vec<Extent> = extents.iter().copied().collect();
         if let Some(nth) = self.lossy {
             listed = listed.chunks(nth).flat_map(|few| &few[1..]).copied().collect();
         }
-        for near in listed.chunk_by(|a, b| b.offset - a.end() < 64 << 10) {
+        let pieces: Vec<Extent> = listed.iter().flat_map(pieces).collect();
+        for near in pieces.chunk_by(|a, b| a.offset / WINDOW == b.offset / WINDOW) {
             let (first, last) = (near[0].offset, near[near.len() - 1].end());
-            let mut buffer = Aligned::new((last - first) as usize);
-            self.device.read_exact_at(&mut buffer, first).context("copy extents of a cut")?;
+            let buffer = &mut self.buffer[..(last - first) as usize];
+            self.device.read_exact_at(buffer, first).context("copy extents of a cut")?;
             for extent in near {
                 let from = (extent.offset - first) as usize..(extent.end() - first) as usize;
                 let to = extent.offset as usize..extent.end() as usize;
@@ -85,7 +98,7 @@ impl Replica {
 
     /// An error unless the device holds what the replica does, and no epoch was called suspect.
     pub fn ensure_identical(&self, device: &Path, when: &str) -> Result<()> {
-        let lost = Image::of(device)?.difference(&self.image);
+        let lost = self.image.difference_to(device)?;
         let first: Vec<_> = lost.iter().take(8).collect();
         ensure!(
             lost.is_empty(),

@@ -17,7 +17,7 @@ pub fn ci(ws: &Workspace, verbs: &[String]) -> Result<()> {
         Step { name: "tidy", act: &|| tidy::tidy(ws) },
         Step { name: "clippy", act: &|| lint::clippy(ws) },
         Step { name: "ebpf --check", act: &|| ebpf::ebpf(ws, true) },
-        Step { name: "test", act: &|| test::test(ws, false, None) },
+        Step { name: "test", act: &|| test::test(ws, None) },
         Step { name: "docs", act: &|| docs::docs(ws, verbs) },
     ];
     let mut table = Vec::new();

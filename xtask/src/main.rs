@@ -61,9 +61,15 @@ enum Verb {
     Tidy,
     /// Run everything that proves the product, and count it
     Test {
-        /// Let the load tests run for minutes
-        #[arg(long)]
+        /// Only the long run: randomised writes over kinds of devices and ways of writing
+        #[arg(long, conflicts_with = "filter")]
         long: bool,
+        /// For how long
+        #[arg(long, requires = "long", default_value_t = 25)]
+        minutes: u64,
+        /// Repeat the run of this seed
+        #[arg(long, requires = "long")]
+        seed: Option<u64>,
         /// Only tests whose title contains this
         filter: Option<String>,
     },
@@ -117,7 +123,8 @@ fn act(verb: Verb) -> Result<()> {
         Verb::Ebpf { check } => ebpf::ebpf(ws, check),
         Verb::Lint => lint::lint(ws),
         Verb::Tidy => tidy::tidy(ws),
-        Verb::Test { long, filter } => test::test(ws, long, filter.as_deref()),
+        Verb::Test { long: true, minutes, seed, .. } => test::long(ws, minutes, seed),
+        Verb::Test { filter, .. } => test::test(ws, filter.as_deref()),
         Verb::Fuzz { seconds, target } => fuzz::fuzz(ws, seconds, target.as_deref()),
         Verb::Bench { name, rounds, write, note } => bench::bench(ws, name.as_deref(), rounds, write, &note),
         Verb::Docs => docs::docs(ws, &verbs()),

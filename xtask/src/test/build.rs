@@ -36,13 +36,22 @@ pub struct Built {
     pub program: PathBuf,
 }
 
-struct Artifact {
+/// What cargo built.
+pub struct Artifact {
     package: String,
     target: String,
     kind: String,
-    folder: PathBuf,
-    file: PathBuf,
+    /// Folder of its package: cargo runs tests there.
+    pub folder: PathBuf,
+    /// The program.
+    pub file: PathBuf,
     test: bool,
+}
+
+/// Builds one suite.
+pub fn suite(ws: &Workspace, name: &str) -> Result<Artifact> {
+    let built = artifacts(ws, "test", &["--package", "tests", "--no-run", "--test", name])?;
+    built.into_iter().find(|a| a.test && a.target == name).with_context(|| format!("cargo built no {name}"))
 }
 
 /// Builds it all.

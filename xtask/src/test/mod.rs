@@ -1,12 +1,15 @@
-//! `cargo xtask test [--long] [FILTER]`: everything that proves the product, counted.
+//! `cargo xtask test [FILTER]`: everything that proves the product, counted; `--long`: the long run.
 //!
 //! Each test is a process of its own. Unit tests run side by side; suites, which use real devices, one
 //! after the other. A test that could not run here is counted as skipped, with its reason, never as
 //! passed.
 
 mod build;
+mod long;
 mod one;
 mod report;
+
+pub use long::long;
 
 use crate::command::{cargo, say};
 use crate::setup::packages;
@@ -18,12 +21,11 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long load tests run in the long form.
-const LONG: Duration = Duration::from_secs(180);
+/// After this a test counts as hung.
 const LIMIT: Duration = Duration::from_secs(600);
 
 /// Builds and runs the tests whose title contains `filter`.
-pub fn test(ws: &Workspace, long: bool, filter: Option<&str>) -> Result<()> {
+pub fn test(ws: &Workspace, filter: Option<&str>) -> Result<()> {
     packages::ensure(packages::TEST);
     let start = Instant::now();
     let built = build::build(ws)?;
@@ -31,11 +33,7 @@ pub fn test(ws: &Workspace, long: bool, filter: Option<&str>) -> Result<()> {
     let chosen = |test: &Test| filter.is_none_or(|filter| test.title.contains(filter));
     let (alone, together): (Vec<Test>, Vec<Test>) =
         built.tests.into_iter().filter(chosen).partition(|t| t.alone);
-    let setting = Setting {
-        program: &built.program,
-        long: long.then_some(LONG),
-        limit: if long { LIMIT + 4 * LONG } else { LIMIT },
-    };
+    let setting = Setting { program: &built.program, limit: LIMIT };
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let mut outcomes = run_all(&together, &setting, threads);
     outcomes.extend(run_all(&alone, &setting, 1));

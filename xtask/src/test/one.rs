@@ -35,8 +35,6 @@ pub struct Outcome {
 pub struct Setting<'a> {
     /// The program under test.
     pub program: &'a Path,
-    /// The long forms.
-    pub long: Option<Duration>,
     /// After this a test counts as hung.
     pub limit: Duration,
 }
@@ -60,9 +58,6 @@ fn attempt(test: &Test, setting: &Setting) -> Result<Ended> {
     let mut command = Command::new(&test.binary);
     command.args(["--exact", &test.name, "--test-threads=1"]).current_dir(&test.folder);
     command.env("BLKDELTA_BIN", setting.program).env("CARGO_MANIFEST_DIR", &test.folder);
-    if let Some(long) = setting.long {
-        command.env("BLKDELTA_TEST_LONG", long.as_secs().to_string());
-    }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("start {}", test.binary.display()))?;
     let (out, err) = (child.stdout.take(), child.stderr.take());

@@ -157,6 +157,7 @@ fn reading(device: &BlockDevice, old: &Places, loaded: &Loaded, state: &DeviceSt
         programs,
         accounting: disk.iostats,
         admin: None,
+        dax: disk.dax,
         // layout 1 tracked neither dm nor md
         makeup: Makeup::of(&disk)?,
     })

@@ -157,7 +157,7 @@ mod tests {
         for (major, step) in [(7, 1), (8, 16), (252, 1), (259, 1)] {
             let mut entries = vec![Entry::default(); PLACES as usize];
             for row in 0..MAX_DISKS {
-                let dev = major << 20 | row * step;
+                let dev = (major << 20) | (row * step);
                 let place = room(&entries, dev).expect("a place near its own");
                 entries[place as usize] = Entry { dev, row };
             }

@@ -157,8 +157,8 @@ fn reading(device: &BlockDevice, old: &Places, loaded: &Loaded, state: &DeviceSt
         programs,
         accounting: disk.iostats,
         admin: None,
-        // layout 1 tracked neither dm nor md
         dax: disk.dax,
+        // layout 1 tracked neither dm nor md
         makeup: Some(Makeup::of(&disk)?),
     })
 }

@@ -229,7 +229,7 @@ impl Drop for Zram {
 }
 
 /// Writes a kernel attribute.
-fn poke(path: &str, value: &str) -> Result<()> {
+pub fn poke(path: &str, value: &str) -> Result<()> {
     use std::io::Write;
     let mut file = OpenOptions::new().write(true).open(path).with_context(|| format!("open {path}"))?;
     file.write_all(value.as_bytes()).with_context(|| format!("write {value} to {path}"))

@@ -15,6 +15,7 @@
 pub mod device;
 pub mod fault;
 pub mod files;
+pub mod guest;
 pub mod host;
 pub mod image;
 pub mod oracle;

@@ -54,6 +54,12 @@ impl Home {
         Ok(Self { path })
     }
 
+    /// One that several processes share, one after the other.
+    pub fn at(path: &Path) -> Result<Self> {
+        std::fs::create_dir_all(path)?;
+        Ok(Self { path: path.into() })
+    }
+
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.path

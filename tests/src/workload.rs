@@ -6,7 +6,7 @@
 use crate::device::{O_DIRECT, logical_block, open_with, size_of};
 use crate::image::Aligned;
 use crate::random::Random;
-use crate::raw::{RangeIoctl, range_ioctl, write_mapped, write_uring};
+use crate::raw::{RangeIoctl, Uring, range_ioctl, write_mapped, write_uring};
 use anyhow::{Context, Result};
 use rustix::fs::FallocateFlags;
 use rustix::io::ReadWriteFlags;
@@ -143,7 +143,7 @@ fn uring(device: &Path, random: &mut Random, at: u64, length: usize, flags: i32)
         return Ok(Outcome::Unsupported("io_uring is disabled".into()));
     }
     let file = open_with(device, flags)?;
-    write_uring(&file, at, &Aligned::random(length, random), 64 << 10)?;
+    write_uring(&file, at, &Aligned::random(length, random), 64 << 10, Uring::Interrupts)?;
     file.sync_data()?;
     Ok(Outcome::Done)
 }

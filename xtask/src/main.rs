@@ -15,6 +15,7 @@ mod run;
 mod setup;
 mod test;
 mod tidy;
+mod vm;
 mod workspace;
 
 use anyhow::Result;
@@ -89,6 +90,17 @@ enum Verb {
         #[arg(long, default_value = "")]
         note: String,
     },
+    /// Run the cases of every kind of device on Debian's kernels, in emulated guests
+    Vm {
+        /// Which kernels; without a name: all of xtask/src/vm/kernels.rs
+        kernels: Vec<String>,
+        /// Only cases whose name contains this
+        #[arg(long)]
+        only: Option<String>,
+        /// Put the results into docs/KERNELS.md
+        #[arg(long, conflicts_with = "only")]
+        write: bool,
+    },
     /// Build the documentation, check its links and commands
     Docs,
     /// Make an archive to give away
@@ -120,6 +132,9 @@ fn act(verb: Verb) -> Result<()> {
         Verb::Test { long, filter } => test::test(ws, long, filter.as_deref()),
         Verb::Fuzz { seconds, target } => fuzz::fuzz(ws, seconds, target.as_deref()),
         Verb::Bench { name, rounds, write, note } => bench::bench(ws, name.as_deref(), rounds, write, &note),
+        Verb::Vm { kernels, only, write } => {
+            vm::vm(ws, &vm::Wish { kernels: &kernels, only: only.as_deref(), write })
+        }
         Verb::Docs => docs::docs(ws, &verbs()),
         Verb::Dist => dist::dist(ws),
         Verb::Ci => ci::ci(ws, &verbs()),

@@ -3,6 +3,7 @@
 use super::serve;
 use crate::host::run;
 use anyhow::{Context, Result};
+use rustix::mount::MountFlags;
 use std::fs::{self, File, OpenOptions};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -10,17 +11,19 @@ use std::time::{Duration, Instant};
 /// Where programs are; busybox's come last.
 const PATH: &str = "/sbin:/usr/sbin:/bin:/usr/bin";
 
-const MOUNTS: [(&str, &str, &str); 9] = [
-    ("proc", "/proc", "rw"),
-    ("sysfs", "/sys", "rw"),
-    ("devtmpfs", "/dev", "rw"),
+/// Kind, place, options.
+const MOUNTS: [(&str, &str, &str); 8] = [
+    ("proc", "/proc", ""),
+    ("sysfs", "/sys", ""),
+    ("devtmpfs", "/dev", ""),
     ("tmpfs", "/dev/shm", "size=90%"),
     ("tmpfs", "/run", "size=90%"),
-    ("bpf", "/sys/fs/bpf", "rw"),
-    ("securityfs", "/sys/kernel/security", "rw"),
-    ("configfs", "/sys/kernel/config", "rw"),
-    ("debugfs", "/sys/kernel/debug", "rw"),
+    ("bpf", "/sys/fs/bpf", ""),
+    ("securityfs", "/sys/kernel/security", ""),
+    ("debugfs", "/sys/kernel/debug", ""),
 ];
+/// Its folder comes with its module.
+const CONFIGFS: (&str, &str, &str) = ("configfs", "/sys/kernel/config", "");
 
 /// What the cases' devices hang on; the rest is loaded by the case that needs it.
 const DRIVERS: [&str; 9] =
@@ -45,24 +48,26 @@ const ENVIRONMENT: [(&str, &str); 5] = [
 ];
 
 fn prepare() -> Result<File> {
-    let busybox = |words: &[&str]| run("/bin/busybox", words);
-    for (kind, place, options) in MOUNTS {
-        // a later folder is made by an earlier mount, or is not there in this kernel
-        let _ = fs::create_dir_all(place);
-        if let Err(error) = busybox(&["mount", "-t", kind, "-o", options, kind, place]) {
-            println!("blkdelta-guest: init: {error:#}");
-        }
-    }
+    MOUNTS.iter().for_each(mount);
     fs::create_dir_all("/usr/sbin").and_then(|()| fs::create_dir_all("/usr/bin")).context("make /usr")?;
-    busybox(&["--install", "-s", "/usr/bin"])?;
+    run("/bin/busybox", ["--install", "-s", "/usr/bin"])?;
     for driver in DRIVERS {
         // may be built in
         let _ = run("/sbin/modprobe", ["-q", driver]);
     }
-    // a second time, now that the folder is there
-    let _ = busybox(&["mount", "-t", "configfs", "configfs", "/sys/kernel/config"]);
-    let _ = busybox(&["ip", "link", "set", "lo", "up"]);
+    mount(&CONFIGFS);
+    run("/bin/busybox", ["ip", "link", "set", "lo", "up"])?;
     port()
+}
+
+/// Before anything else is run: a child's standard input is /dev/null.
+fn mount((kind, place, options): &(&str, &str, &str)) {
+    // a later folder is made by an earlier mount, or is not there in this kernel
+    let _ = fs::create_dir_all(place);
+    let options = std::ffi::CString::new(*options).unwrap_or_default();
+    if let Err(error) = rustix::mount::mount(*kind, *place, *kind, MountFlags::empty(), options.as_c_str()) {
+        println!("blkdelta-guest: init: mount {place}: {error}");
+    }
 }
 
 /// The host's end of the wire, as soon as the driver has found it.

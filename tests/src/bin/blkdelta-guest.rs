@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use std::process::ExitCode;
-use tests::guest::{cases, init};
+use tests::guest::{cases, init, trial};
 
 fn main() -> ExitCode {
     if std::process::id() == 1 {
@@ -21,7 +21,8 @@ fn main() -> ExitCode {
 fn act(words: &[&str]) -> Result<()> {
     match words {
         ["list"] => cases::list(),
+        ["keep-programs"] => trial::keep_programs(),
         ["case", name] => cases::run(name),
-        _ => bail!("this runs in guests of `cargo xtask vm`: list | case NAME"),
+        _ => bail!("this runs in guests of `cargo xtask vm`: list | keep-programs | case NAME"),
     }
 }

@@ -74,7 +74,7 @@ pub const CASES: &[Case] = &[
     }),
     case("LVM, thick", Whole, |t| {
         group(t, &[disk("b")?, disk("c")?])?;
-        let device = volume("-l 49 -i 1", "thick")?;
+        let device = volume("-l 60", "thick")?;
         t.all_ways(&device, &device)
     }),
     case("LVM, thin", Whole, |t| thin(t).and_then(|device| t.all_ways(&device, &device))),
@@ -85,8 +85,8 @@ pub const CASES: &[Case] = &[
     case("disk under md RAID 0", Whole, |t| raid(t, "0", "", &["e", "f"], Some("e"))),
     case("md RAID 1", Whole, |t| raid(t, "1", "--assume-clean", &["b", "c"], None)),
     case("disk under md RAID 1", Whole, |t| raid(t, "1", "--assume-clean", &["b", "c"], Some("c"))),
-    case("md RAID 5", Whole, |t| raid(t, "5", "--assume-clean --size=100M", &["b", "c", "d"], None)),
-    case("disk under md RAID 5", Whole, |t| raid(t, "5", "--assume-clean --size=100M", &["b", "c", "d"], Some("d"))),
+    case("md RAID 5", Whole, |t| raid(t, "5", "--assume-clean --size=66M", &["b", "c", "d"], None)),
+    case("disk under md RAID 5", Whole, |t| raid(t, "5", "--assume-clean --size=66M", &["b", "c", "d"], Some("d"))),
     case("dm-linear on dm-crypt on md RAID 0", Whole, |t| {
         let below = md(t, "0", "", &[disk("e")?, disk("f")?])?;
         let middle = crypt(t, "middle", &below)?;
@@ -108,7 +108,7 @@ pub const CASES: &[Case] = &[
 ];
 
 /// Bytes of devices made in memory: what all ways of writing need.
-pub const SIZE: u64 = 192 << 20;
+pub const SIZE: u64 = 128 << 20;
 
 /// Prints the cases for the host.
 pub fn list() -> Result<()> {
@@ -175,8 +175,8 @@ fn loop_on_file(trial: &mut Trial) -> Result<()> {
 fn thin(trial: &mut Trial) -> Result<std::path::PathBuf> {
     module("dm_thin_pool");
     group(trial, &[disk("b")?, disk("c")?])?;
-    make::sh("lvm lvcreate -qq -y --type thin-pool -L 320M --poolmetadatasize 4M -n pool vg")?;
-    make::sh("lvm lvcreate -qq -y -V 192M --thinpool vg/pool -n thin")?;
+    make::sh("lvm lvcreate -qq -y --type thin-pool -L 180M --poolmetadatasize 4M -n pool vg")?;
+    make::sh("lvm lvcreate -qq -y -V 128M --thinpool vg/pool -n thin")?;
     make::named("thin")
 }
 

@@ -166,7 +166,7 @@ pub fn null_blk(trial: &mut Trial, attributes: &[(&str, &str)]) -> Result<PathBu
     let folder = "/sys/kernel/config/nullb/nullb9";
     fs::create_dir(folder).with_context(|| format!("make {folder}"))?;
     trial.undo(format!("rmdir {folder}"));
-    for (name, value) in [("memory_backed", "1"), ("size", "192")].iter().chain(attributes).chain(&[("power", "1")]) {
+    for (name, value) in [("memory_backed", "1"), ("size", "128")].iter().chain(attributes).chain(&[("power", "1")]) {
         sh(&format!("echo {value} > {folder}/{name}"))?;
     }
     let new = blocks("nullb")?.into_iter().find(|path| !before.contains(path));

@@ -43,14 +43,23 @@ pub fn every_program(trial: &mut Trial) -> Result<()> {
 }
 
 fn zram_of(trial: &mut Trial, size: u64) -> Result<PathBuf> {
+    let path = zram_device(size)?;
+    let name = make::name(&path)?;
+    let number = name.trim_start_matches("zram").to_owned();
+    trial.undo(format!("echo 1 > /sys/block/{name}/reset; echo {number} > /sys/class/zram-control/hot_remove"));
+    Ok(path)
+}
+
+/// A zram device that nobody removes.
+pub fn zram_device(size: u64) -> Result<PathBuf> {
     ensure!(module("zram"), "no module zram");
     let number = fs::read_to_string("/sys/class/zram-control/hot_add").context("add a zram device")?;
-    let (number, path) = (number.trim(), PathBuf::from(format!("/dev/zram{}", number.trim())));
-    trial.undo(format!("echo 1 > /sys/block/zram{number}/reset; echo {number} > /sys/class/zram-control/hot_remove"));
-    poke(&format!("/sys/block/zram{number}/disksize"), &size.to_string())?;
+    let name = format!("zram{}", number.trim());
+    let path = Path::new("/dev").join(&name);
+    poke(&format!("/sys/block/{name}/disksize"), &size.to_string())?;
     wait_until(|| path.exists(), "the zram node")?;
     // off by default; without it the kernel counts nothing that tracking could be checked against
-    poke(&format!("/sys/block/zram{number}/queue/iostats"), "1")?;
+    poke(&format!("/sys/block/{name}/queue/iostats"), "1")?;
     Ok(path)
 }
 

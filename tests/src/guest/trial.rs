@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use collector::error::{Error, Kind};
 use serde_json::{Value, json};
 use std::path::Path;
+use std::time::Instant;
 
 /// How a kind of device fared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +43,19 @@ impl Fate {
 const HOME: &str = "/run/blkdelta-guest";
 
 /// Works judged at once: two images of the device each are what takes the time.
-const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 24;
+
+/// Two small devices, one with requests and one without, that stay tracked while the guest runs: with the last
+/// device the programs would go, and every case would wait for the verifier.
+pub fn keep_programs() -> Result<()> {
+    let home = Home::at(Path::new(HOME))?;
+    let disk = super::make::disk("keep")?;
+    let zram = super::special::zram_device(1 << 20)?;
+    for device in [&disk, &zram] {
+        home.ok(["track".as_ref(), device.as_os_str()])?;
+    }
+    Ok(())
+}
 
 /// A case under way.
 pub struct Trial {
@@ -50,6 +63,7 @@ pub struct Trial {
     pub home: Home,
     /// Its choices.
     pub random: Random,
+    began: Instant,
     undo: Vec<String>,
     refused: Option<String>,
     absent: Option<String>,
@@ -69,6 +83,7 @@ impl Trial {
         Ok(Self {
             home: Home::at(Path::new(HOME))?,
             random: Random::for_test(name),
+            began: Instant::now(),
             undo: Vec::new(),
             refused: None,
             absent: None,
@@ -126,8 +141,11 @@ impl Trial {
     /// Fills `written`, tracks `tracked`, and writes to the former in all ways there are.
     pub fn all_ways(&mut self, tracked: &Path, written: &Path) -> Result<()> {
         let Some(mut sight) = self.track(tracked)? else { return Ok(()) };
+        say(&format!("  tracked, {:.1} s", self.began.elapsed().as_secs_f64()));
         image::fill(written, &mut self.random)?;
+        say(&format!("  filled, {:.1} s", self.began.elapsed().as_secs_f64()));
         let mut before = self.settle(&mut sight)?;
+        say(&format!("  settled, {:.1} s", self.began.elapsed().as_secs_f64()));
         if device::size_of(written)? >= WAYS_NEED {
             for ways in WAYS.chunks(AT_ONCE) {
                 before = self.judged(&mut sight, before, |trial| {
@@ -176,7 +194,7 @@ impl Trial {
         let after = Image::of(sight.device())?;
         let cut = sight.cut()?;
         let verdict = judge(&before, &after, &cut.extents);
-        say(&format!("  {verdict}"));
+        say(&format!("  {verdict}, {:.1} s", self.began.elapsed().as_secs_f64()));
         self.changed += verdict.changed.total();
         self.listed += verdict.listed;
         if let Err(error) = verdict.ensure_complete("judged") {

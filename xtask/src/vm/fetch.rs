@@ -19,7 +19,8 @@ use std::process::Command;
 const SUITE: &str = "bookworm";
 
 /// What brings the guest's programs.
-const PACKAGES: [&str; 15] = [
+const PACKAGES: [&str; 16] = [
+    "dash",
     "busybox-static",
     "kmod",
     "dmsetup",

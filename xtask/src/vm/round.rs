@@ -19,24 +19,24 @@ const MIB: u64 = 1 << 20;
 
 /// Serial number, bus, size in MiB. What lies on them is written by the cases.
 const DISKS: [(&str, Bus, u64); 14] = [
-    ("a", Bus::Virtio, 200),
-    ("b", Bus::Virtio, 200),
-    ("c", Bus::Virtio, 200),
-    ("d", Bus::Virtio, 200),
-    ("e", Bus::Virtio, 100),
-    ("f", Bus::Virtio, 100),
-    ("scsi512", Bus::Scsi(512, 512), 200),
-    ("scsi512e", Bus::Scsi(512, 4096), 200),
-    ("scsi4k", Bus::Scsi(4096, 4096), 200),
-    ("mpath", Bus::Scsi(512, 512), 200),
-    ("mpath", Bus::SecondPath, 200),
-    ("nvme", Bus::Nvme, 200),
+    ("keep", Bus::Virtio, 1),
+    ("a", Bus::Virtio, 132),
+    ("b", Bus::Virtio, 132),
+    ("c", Bus::Virtio, 132),
+    ("d", Bus::Virtio, 132),
+    ("e", Bus::Virtio, 68),
+    ("f", Bus::Virtio, 68),
+    ("scsi512", Bus::Scsi(512, 512), 132),
+    ("scsi512e", Bus::Scsi(512, 4096), 132),
+    ("scsi4k", Bus::Scsi(4096, 4096), 132),
+    ("mpath", Bus::Scsi(512, 512), 132),
+    ("mpath", Bus::SecondPath, 132),
+    ("nvme", Bus::Nvme, 132),
     ("nvmexfs", Bus::Nvme, 304),
-    ("lock", Bus::Virtio, 200),
 ];
 
 /// For the kernel: queues that are polled, memory set apart as if it were persistent.
-const ARGUMENTS: &str = "nvme.poll_queues=1 memmap=192M!1024M";
+const ARGUMENTS: &str = "nvme.poll_queues=1 memmap=128M!1024M";
 
 /// The folders of a round; the disks go with it.
 pub struct Bed {
@@ -161,7 +161,7 @@ impl Round {
 /// Runs the cases whose name contains `only`.
 pub fn run(bed: &Bed, files: &KernelFiles, initramfs: &Path, only: Option<&str>) -> Result<Round> {
     let machine = machine(bed, files, initramfs, ARGUMENTS, "console")?;
-    let mut guest = Guest::boot(&machine)?;
+    let mut guest = power_on(&machine)?;
     let mut round = Round { version: guest.kernel.clone(), booted_in: guest.booted_in, cases: Vec::new() };
     let list = guest.run(&["/init", "list"], LIMIT, |_| {})?.success("list the cases")?;
     for line in list {
@@ -178,11 +178,24 @@ pub fn run(bed: &Bed, files: &KernelFiles, initramfs: &Path, only: Option<&str>)
         round.cases.push(found);
         if !sound {
             guest.kill()?;
-            guest = Guest::boot(&machine)?;
+            guest = power_on(&machine)?;
         }
     }
     guest.kill()?;
     Ok(round)
+}
+
+/// Boots, and loads the programs for all cases.
+fn power_on(machine: &Machine) -> Result<Guest> {
+    let mut guest = Guest::boot(machine)?;
+    let began = Instant::now();
+    let kept = guest.run(&["/init", "keep-programs"], LIMIT, |_| {})?;
+    if kept.code != 0 {
+        say(format!("programs: {}", kept.lines.join("; ")));
+    }
+    let (boot, load) = (guest.booted_in.as_secs_f64(), began.elapsed().as_secs_f64());
+    say(format!("booted in {boot:.1} s, programs loaded in {load:.1} s"));
+    Ok(guest)
 }
 
 fn short(found: &Found) -> String {
@@ -206,13 +219,11 @@ fn one_case(guest: &mut Guest, name: &str, bed: &Bed) -> Result<(Value, bool)> {
     };
     // a device that stays would spoil the cases after it
     let failed = report["failures"].as_array().is_none_or(|failures| !failures.is_empty());
-    if failed {
-        keep_log(guest, name, &lines, bed)?;
-    }
+    keep_log(guest, name, &lines, bed)?;
     Ok((report, sound && !failed))
 }
 
-/// What a failed case said, and the console.
+/// What a case said, and the end of the console.
 fn keep_log(guest: &Guest, name: &str, lines: &[String], bed: &Bed) -> Result<()> {
     let file: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     let path = bed.logs().join(format!("{file}.log"));
@@ -230,7 +241,7 @@ fn machine(bed: &Bed, files: &KernelFiles, initramfs: &Path, arguments: &str, lo
     Ok(Machine {
         image: files.image.clone(),
         initramfs: initramfs.into(),
-        memory: 2048,
+        memory: 1536,
         arguments: arguments.into(),
         disks,
         folder: bed.logs().join(log),

@@ -10,13 +10,15 @@ use std::path::{Path, PathBuf};
 
 /// What the cases run. busybox has the rest.
 const PROGRAMS: &[&str] = &[
-    "kmod", "dmsetup", "lvm", "mdadm", "pdata_tools", "losetup", "mount", "umount", "partx", "sfdisk", "blkzone", "fsfreeze",
+    // busybox's own shell would take its own losetup before any other
+    "dash", "kmod", "dmsetup", "lvm", "mdadm", "pdata_tools", "losetup", "mount", "umount", "partx", "sfdisk", "blkzone", "fsfreeze",
     "fstrim", "mkfs.ext4", "e2fsck", "mkfs.xfs", "xfs_repair", "mkfs.btrfs", "nbd-server", "nbd-client", "sg_dd",
     "sg_write_same", "sg_write_x",
 ];
 
 /// Other names of a program, by which it knows what to do.
 const NAMES: &[(&str, &[&str])] = &[
+    ("dash", &["sh"]),
     ("kmod", &["modprobe", "depmod", "insmod", "rmmod", "lsmod"]),
     ("pdata_tools", &["thin_check", "thin_dump", "thin_repair"]),
 ];

@@ -2,8 +2,11 @@
 //!
 //! Rooms, lowest first; a room uses only rooms above it in this list (`cargo xtask tidy` checks):
 //! `block`, `error`, `sys`, `format` | `tracker`, `epoch`, `usage` | `diff`, `source` |
+//! `repository`, `chain`, `copy` | `restore` | `job` | `audit` | `cli`.
+//! `block`, `error`, `sys`, `format` | `tracker`, `epoch`, `usage` | `diff`, `life`, `source` |
 //! `repository`, `chain`, `copy` | `restore` | `job` | `cli`.
 
+pub mod audit;
 pub mod block;
 pub mod chain;
 pub mod cli;
@@ -13,6 +16,7 @@ pub mod epoch;
 pub mod error;
 pub mod format;
 pub mod job;
+pub mod life;
 pub mod repository;
 pub mod restore;
 pub mod source;

@@ -5,11 +5,9 @@
 
 use crate::kernel::{kernel, load};
 
-/// What an operation does to the medium.
+/// What an operation that is not harmless does to the medium.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// Nothing.
-    None,
     /// It changes the range it names.
     Range,
     /// It changes the range of every bio of its request.
@@ -28,19 +26,23 @@ pub fn operation(flags: u32) -> u32 {
     flags & 0xff
 }
 
-/// What operation `op` changes.
+/// Does operation `op` change nothing? All that is asked before it is known whether anybody tracks the disk.
+#[inline(always)]
+pub fn harmless(op: u32) -> bool {
+    op < 64 && kernel!(harmless) >> (op & 63) & 1 == 1
+}
+
+/// What operation `op`, which is not harmless, changes.
 #[inline(always)]
 pub fn change(op: u32) -> Change {
     if op >= 64 {
         return Change::Unknown;
     }
     let has = |set: u64| set >> op & 1 == 1;
-    if has(kernel!(harmless)) {
-        Change::None
+    if has(kernel!(ranged)) {
+        Change::Range
     } else if op == kernel!(op_discard) || op == kernel!(op_secure_erase) {
         Change::RangePerBio
-    } else if has(kernel!(ranged)) {
-        Change::Range
     } else if has(kernel!(zoned)) {
         Change::Zone
     } else if has(kernel!(passthrough)) {

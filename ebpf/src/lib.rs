@@ -4,29 +4,39 @@
 //! (`tests::no_padding` proves it). [`LAYOUT`] changes whenever one of them changes.
 //!
 //! ```text
-//!   DISKS     dev_t of a whole disk      -> row      one entry per disk with something tracked on it; an entry is
-//!                                                    never replaced, only removed with its last target
+//!   DISKS     place of dev_t             -> Entry    an open-addressed table from the dev_t of a whole disk with
+//!                                                    something tracked on it to its row; the kernel inlines the
+//!                                                    look into an array, not that into a hash (gen_lookup)
 //!   ROWS      row                        -> Disk     changed in place: a running program may hold on to it
 //!   TARGETS   slot                       -> Target   the disk or partition that is tracked; a list per disk
 //!   BITMAPS   slot                       -> array of u64 words: the running epoch's bitmap (map in map)
-//!   SLOTS     hash of (request, disk)    -> 4 Slots  what is in flight right now
+//!   SLOTS     hash of (request, disk)    -> Bucket   what is in flight right now
 //!   COUNTERS  disk id * COPIES + copy    -> Counters per CPU
 //!   EVENTS    ring buffer of Event       for eyes only: may lose, and counts what it lost
 //! ```
 #![no_std]
 
+pub mod command;
+
 /// Version of everything below; part of the pin path, so that an older pin is never misread.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// Disks with something tracked on them, at most.
 pub const MAX_DISKS: u32 = 64;
+/// Places in DISKS: four for each disk, so that a disk that is not tracked mostly finds its own place empty.
+pub const PLACES: u32 = 256;
+/// A disk stands at most so many places after its own.
+pub const MAX_PROBES: u32 = 32;
+/// [`Entry::dev`] of a disk that was removed: further places may still belong to others. No disk has that number:
+/// majors end at 511 (`BLKDEV_MAJOR_MAX`, block/blk.h and fs.h, 6.1 to 7.3).
+pub const GONE: u32 = u32::MAX;
 /// Tracked devices (disks and partitions), at most. Slot 0 is never used: 0 means "none".
 pub const MAX_TARGETS: u32 = 256;
 /// Tracked devices on one disk, at most: what `mark_disk` walks.
 pub const MAX_TARGETS_PER_DISK: u32 = 16;
 /// In-flight slots. A request that finds no slot is counted, and the next cut carries everything over.
 pub const SLOTS: u32 = 16384;
-/// A request may take any slot of its bucket: two cache lines, found by one look into the map.
+/// A request may take any slot of its bucket: found by one look into the map.
 pub const BUCKET: usize = 4;
 /// Copies of a submission or completion program, at most.
 pub const COPIES: u32 = 3;
@@ -37,6 +47,35 @@ pub const RING_BYTES: u32 = 1 << 20;
 pub const DISK_BIO_BASED: u32 = 1;
 /// Somebody watches: put every write into the ring buffer.
 pub const DISK_LIVE: u32 = 2;
+/// Its passthrough commands are NVMe's.
+pub const DISK_NVME: u32 = 4;
+/// Its passthrough commands are SCSI's.
+pub const DISK_SCSI: u32 = 8;
+/// Its passthrough commands are virtio-blk's own.
+pub const DISK_VIRTIO: u32 = 16;
+
+/// Row of COUNTERS, after those of the disks: commands to NVMe controllers, which may concern every namespace.
+pub const ADMIN_ROW: u32 = MAX_DISKS;
+
+/// An offset that the running kernel does not tell.
+pub const NOWHERE: u32 = u32::MAX;
+
+/// A place in DISKS: which row a disk has.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Entry {
+    /// `dev_t` of the whole disk; 0 = empty, as is then every place after it for this one's sake; or [`GONE`].
+    pub dev: u32,
+    /// Its row in ROWS.
+    pub row: u32,
+}
+
+/// The place of a disk: multiplied, top bits kept. The factor is one that gives each of 64 consecutive numbers, or 64
+/// that are 16 apart, a place of its own (`tests::disks_of_one_driver_have_places_of_their_own`).
+#[inline(always)]
+pub const fn place_of(dev: u32) -> u32 {
+    dev.wrapping_mul(0x85eb_ca6b) >> (32 - PLACES.trailing_zeros())
+}
 
 /// A whole disk with something tracked on it.
 #[repr(C)]
@@ -48,9 +87,9 @@ pub struct Disk {
     pub first: u32,
     /// `DISK_…`.
     pub flags: u32,
-    /// Always 0.
-    pub reserved: u32,
-    /// Size in sectors when tracking began; a write beyond it is out of range.
+    /// log2 of sectors per logical block.
+    pub lba_shift: u32,
+    /// Size in sectors, as last looked at; a write beyond it is out of range.
     pub sectors: u64,
 }
 
@@ -72,18 +111,19 @@ pub struct Target {
     pub disk: u32,
 }
 
-/// A write in flight: submitted, not yet known to have completed.
+/// Slots of writes in flight: submitted, not yet known to have completed. The n-th slot is the n-th of each field, so
+/// that a look for a key, which is all that most completions need, stays in one cache line.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Slot {
+pub struct Bucket {
     /// 0 = free; else which request or bio, and of which disk.
-    pub key: u64,
+    pub keys: [u64; BUCKET],
     /// First sector on the whole disk.
-    pub sector: u64,
+    pub sectors: [u64; BUCKET],
     /// Sectors.
-    pub count: u64,
+    pub counts: [u64; BUCKET],
     /// When the request was allocated (ns): tells a requeue from a new request at the same address.
-    pub born: u64,
+    pub born: [u64; BUCKET],
 }
 
 /// What the programs counted for one disk, on one CPU, in one copy.
@@ -122,6 +162,8 @@ pub struct Counters {
     pub events_lost: u64,
     /// Completions that reported an error (the areas are marked all the same).
     pub errors: u64,
+    /// Opcodes of the passthrough commands that may have written anywhere: bit n of word n / 64.
+    pub commands: [u64; 4],
 }
 
 /// One write, for eyes only.
@@ -191,6 +233,22 @@ pub struct Kernel {
     pub op_secure_erase: u32,
     /// `gendisk.queue`.
     pub disk_queue: u32,
+    /// Bit number `BIO_TRACE_COMPLETION`.
+    pub bio_traced: u32,
+    /// `REQ_OP_DRV_IN`.
+    pub op_drv_in: u32,
+    /// Size of `struct request`: the driver's part lies behind it.
+    pub rq_end: u32,
+    /// `scsi_cmnd.cmnd`, or [`NOWHERE`].
+    pub scsi_command: u32,
+    /// `scsi_cmnd.device`, or [`NOWHERE`].
+    pub scsi_device: u32,
+    /// `scsi_device.request_queue`, or [`NOWHERE`].
+    pub scsi_queue: u32,
+    /// `nvme_request.cmd`, or [`NOWHERE`].
+    pub nvme_command: u32,
+    /// Always 0.
+    pub reserved: u32,
     /// Bit n: operation n changes no content.
     pub harmless: u64,
     /// Bit n: operation n writes the range it names.
@@ -257,13 +315,15 @@ pub const HOOKS: [Hook; 15] = [
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Counters, Disk, Event, Kernel, Slot, Target};
+    use super::{Bucket, Counters, Disk, Entry, Event, Kernel, Target};
     // SAFETY: repr(C), only integers, no padding (`tests::no_padding`): every bit pattern is a value.
     unsafe impl aya::Pod for Disk {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Target {}
     // SAFETY: as above.
-    unsafe impl aya::Pod for Slot {}
+    unsafe impl aya::Pod for Bucket {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Entry {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Counters {}
     // SAFETY: as above.
@@ -280,9 +340,20 @@ mod tests {
     fn no_padding() {
         assert_eq!(size_of::<Disk>(), 24);
         assert_eq!(size_of::<Target>(), 32);
-        assert_eq!(size_of::<Slot>(), 32);
-        assert_eq!(size_of::<Counters>(), 16 * 8);
+        assert_eq!(size_of::<Entry>(), 8);
+        assert_eq!(size_of::<Bucket>(), BUCKET * 4 * 8);
+        assert_eq!(size_of::<Counters>(), 20 * 8);
         assert_eq!(size_of::<Event>(), 32);
-        assert_eq!(size_of::<Kernel>(), 22 * 4 + 4 * 8);
+        assert_eq!(size_of::<Kernel>(), 30 * 4 + 4 * 8);
+    }
+
+    #[test]
+    fn disks_of_one_driver_have_places_of_their_own() {
+        for (major, step) in [(7, 1), (8, 16), (252, 1), (253, 1), (259, 1)] {
+            let mut places: [bool; PLACES as usize] = [false; PLACES as usize];
+            let shared = (0..MAX_DISKS)
+                .filter(|n| core::mem::replace(&mut places[place_of(major << 20 | n * step) as usize], true));
+            assert_eq!(shared.count(), 0, "major {major}");
+        }
     }
 }

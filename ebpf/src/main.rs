@@ -18,6 +18,7 @@ mod inflight;
 mod kernel;
 mod maps;
 mod mark;
+mod passthrough;
 mod track;
 
 use aya_ebpf::macros::btf_tracepoint;

@@ -5,9 +5,13 @@ use aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_ARRAY;
 use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::bpf_map_lookup_elem;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
-use blkdelta_ebpf::{BUCKET, COPIES, Counters, Disk, MAX_DISKS, MAX_TARGETS, RING_BYTES, Slot, Target};
+use aya_ebpf::maps::{Array, PerCpuArray, RingBuf};
+use blkdelta_ebpf::{
+    BUCKET, Bucket, COPIES, Counters, Disk, Entry, MAX_DISKS, MAX_PROBES, MAX_TARGETS, PLACES, RING_BYTES,
+    Target, place_of,
+};
 use core::cell::UnsafeCell;
+use core::ptr::read_volatile;
 
 /// Buckets of in-flight slots.
 pub const BUCKETS: u32 = blkdelta_ebpf::SLOTS / BUCKET as u32;
@@ -15,15 +19,15 @@ pub const BUCKETS: u32 = blkdelta_ebpf::SLOTS / BUCKET as u32;
 const BPF_F_MMAPABLE: u32 = 1 << 10;
 
 #[map]
-pub static DISKS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_DISKS, 0);
+pub static DISKS: Array<Entry> = Array::with_max_entries(PLACES, 0);
 #[map]
 pub static ROWS: Array<Disk> = Array::with_max_entries(MAX_DISKS, 0);
 #[map]
 pub static TARGETS: Array<Target> = Array::with_max_entries(MAX_TARGETS, 0);
 #[map]
-pub static SLOTS: Array<[Slot; BUCKET]> = Array::with_max_entries(BUCKETS, BPF_F_MMAPABLE);
+pub static SLOTS: Array<Bucket> = Array::with_max_entries(BUCKETS, BPF_F_MMAPABLE);
 #[map]
-pub static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(MAX_DISKS * COPIES, 0);
+pub static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries((MAX_DISKS + 1) * COPIES, 0);
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 
@@ -62,11 +66,45 @@ pub fn word(bitmap: *mut c_void, index: u32) -> Option<*mut u64> {
     (!word.is_null()).then_some(word)
 }
 
-/// The tracked disk with this device number. The reference stays good while the program runs: the element of a
-/// hash may be given to another key at any moment, an element of an array never is.
+/// The entry at a place, as (dev, row); the row is read after the device number, which is written after it.
+#[inline(always)]
+fn entry(place: u32) -> (u32, u32) {
+    let Some(entry) = DISKS.get_ptr(place & (PLACES - 1)) else { return (0, 0) };
+    // SAFETY: the verifier proved that `entry` points at a map value.
+    unsafe {
+        let dev = read_volatile(&raw const (*entry).dev);
+        (dev, read_volatile(&raw const (*entry).row))
+    }
+}
+
+/// The tracked disk with this device number; 0 is none. Mostly its own place is empty or has it. The reference
+/// stays good while the program runs: an element of an array never moves.
 #[inline(always)]
 pub fn disk(number: u32) -> Option<&'static Disk> {
-    let row = DISKS.get_ptr(number)?;
-    // SAFETY: the verifier proved that both point at map values.
-    ROWS.get_ptr(unsafe { core::ptr::read_volatile(row) }).map(|disk| unsafe { &*disk })
+    let place = place_of(number);
+    let (dev, mut row) = entry(place);
+    if dev == 0 {
+        return None;
+    }
+    if dev != number {
+        row = row_further_on(number, place);
+    }
+    // SAFETY: the verifier proved that it points at a map value.
+    ROWS.get_ptr(row).map(|disk| unsafe { &*disk })
+}
+
+/// Looks at the places after a disk's own; a row that does not exist if it is not tracked.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn row_further_on(number: u32, place: u32) -> u32 {
+    for step in 1..MAX_PROBES {
+        let (dev, row) = entry(place.wrapping_add(step));
+        if dev == number {
+            return row;
+        }
+        if dev == 0 {
+            break;
+        }
+    }
+    MAX_DISKS
 }

@@ -10,6 +10,24 @@ use aya_ebpf::helpers::bpf_loop;
 use blkdelta_ebpf::MAX_TARGETS_PER_DISK;
 use core::intrinsics::{AtomicOrdering, atomic_or};
 
+/// The common case, without a call: the disk has one target, and the range lies in it and in one word of its bitmap.
+/// False: it is another case, and nothing is marked.
+#[inline(always)]
+pub fn mark_word(slot: u32, sector: u64, count: u64) -> bool {
+    let Some(target) = TARGETS.get(slot) else { return false };
+    let first = sector.wrapping_sub(target.start);
+    if target.next != 0 || first >= target.sectors || count > target.sectors - first {
+        return false;
+    }
+    let shift = target.shift & 31;
+    let (first, last) = (first >> shift, (first + count - 1) >> shift);
+    if first >> 6 != last >> 6 {
+        return false;
+    }
+    let Some(map) = bitmap(slot) else { return false };
+    or(map, (first >> 6) as u32, u64::MAX << (first & 63) & u64::MAX >> (63 - (last & 63)))
+}
+
 /// Marks `count` sectors from `sector` (of the whole disk) in every target of the list that begins at `first`.
 /// Returns how many targets had no bitmap.
 #[unsafe(no_mangle)]

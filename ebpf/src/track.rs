@@ -7,15 +7,16 @@
 //! A request's own range is right except for merged discards, where every bio counts. A completion of a
 //! bio does not carry the range reliably: it is taken from the slot.
 
-use crate::classify::{Change, change, operation, zone};
-use crate::inflight::{self, Put};
+use crate::classify::{Change, change, harmless, operation, zone};
+use crate::inflight::{self, Flight, Put};
 use crate::kernel::{disk_number, kernel, load};
 use crate::maps::{COUNTERS, EVENTS, disk};
-use crate::mark::mark_disk;
+use crate::mark::{mark_disk, mark_word};
+use crate::passthrough;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::BtfTracePointContext as Context;
 use aya_log_ebpf::warn;
-use blkdelta_ebpf::{COPIES, Counters, DISK_BIO_BASED, DISK_LIVE, Disk, Event, MAX_DISKS};
+use blkdelta_ebpf::{ADMIN_ROW, COPIES, Counters, DISK_BIO_BASED, DISK_LIVE, Disk, Event, MAX_DISKS};
 
 /// Bios of one discard request, at most (`BLK_MAX_DISCARD_SEGMENTS`, 256, plus room to notice more).
 const MAX_BIOS: u32 = 257;
@@ -34,6 +35,14 @@ macro_rules! count {
     };
 }
 
+/// Counts a command that may have changed anything, and remembers which it was.
+#[inline(always)]
+fn count_command(row: *mut Counters, opcode: u8) {
+    count!(row, passthrough += 1);
+    // SAFETY: `row` came from `counters`; the index is below 4.
+    unsafe { (*row).commands[usize::from(opcode >> 6)] |= 1 << (opcode & 63) };
+}
+
 /// A content change that concerns a tracked disk.
 struct Seen<'a> {
     disk: &'a Disk,
@@ -44,7 +53,15 @@ struct Seen<'a> {
 }
 
 impl Seen<'_> {
-    /// Marks the range in every target of the disk.
+    /// Marks the range of the operation itself: nearly all there are, so without a call if it can be.
+    #[inline(always)]
+    fn mark_own(&self) {
+        if self.count == 0 || !mark_word(self.disk.first, self.sector, self.count) {
+            self.mark(self.sector, self.count);
+        }
+    }
+
+    /// Marks a range in every target of the disk.
     #[inline(always)]
     fn mark(&self, sector: u64, count: u64) {
         if count == 0 {
@@ -121,7 +138,7 @@ impl Seen<'_> {
             // SAFETY: by the caller's word.
             Change::Zone => unsafe { self.mark_zone(queue) },
             _ => {
-                self.mark(self.sector, self.count);
+                self.mark_own();
                 (self.sector, self.count)
             }
         }
@@ -148,26 +165,53 @@ impl Seen<'_> {
         }
     }
 
-    /// Counts an operation whose place we cannot know. True: there is nothing to mark.
+    /// Counts an operation that we do not know. True: there is nothing to mark (a bio carries no command).
     #[inline(always)]
     fn blind(&self, context: &Context, change: Change) -> bool {
-        // SAFETY: `row` came from `counters`.
-        let before = unsafe { (*self.row).passthrough + (*self.row).unknown };
         match change {
-            Change::Passthrough => count!(self.row, passthrough += 1),
+            Change::Passthrough => self.strange(context, 0xff),
             Change::Unknown => count!(self.row, unknown += 1),
             _ => return false,
         }
-        if before == 0 {
-            warn!(context, "operation {} on disk row {}: what it changed is unknown", self.op, self.disk.id);
-        }
         change == Change::Passthrough
+    }
+
+    /// Counts a command that may have changed anything.
+    #[inline(always)]
+    fn strange(&self, context: &Context, opcode: u8) {
+        // SAFETY: `row` came from `counters`.
+        if unsafe { (*self.row).passthrough } == 0 {
+            warn!(context, "command {} on disk row {}: what it changed is unknown", opcode, self.disk.id);
+        }
+        count_command(self.row, opcode);
+    }
+
+    /// A passthrough request, at submission or completion: marks what its command names. Returns the range, or
+    /// `None` if there is nothing to remember. The kernel does not account these, so neither do our sums.
+    ///
+    /// # Safety
+    /// `request` must be a `struct request`.
+    #[inline(always)]
+    unsafe fn mark_command(&self, context: &Context, request: *const u8) -> Option<(u64, u64)> {
+        // SAFETY: by the caller's word.
+        let command = unsafe { passthrough::read(request, self.disk, self.op) };
+        match command.range {
+            Some((_, 0)) => None,
+            Some((sector, count)) => {
+                self.mark(sector, count);
+                Some((sector, count))
+            }
+            None => {
+                self.strange(context, command.opcode);
+                None
+            }
+        }
     }
 
     /// Remembers the write until it completes, and counts it.
     #[inline(always)]
     fn submit(&self, key: u64, range: (u64, u64), born: u64, copy: u32) {
-        match inflight::put(key, range.0, range.1, born) {
+        match inflight::put(key, Flight { sector: range.0, count: range.1, born }) {
             Put::Again if copy == 0 => count!(self.row, requeued += 1),
             Put::Full => count!(
                 self.row,
@@ -209,21 +253,37 @@ pub unsafe fn request_submit<const COPY: u32>(context: &Context) {
     // SAFETY: `request` is a request.
     unsafe {
         let op = operation(load(request, kernel!(rq_flags)));
-        let change = change(op);
-        if change == Change::None {
+        if harmless(op) {
             return;
         }
-        let Some((disk, queue, gendisk)) = request_disk(request) else { return };
+        let Some((disk, queue, gendisk)) = request_disk(request) else {
+            if change(op) == Change::Passthrough
+                && let Some(opcode) = passthrough::read_admin(request)
+                && let Some(row) = COUNTERS.get_ptr_mut(ADMIN_ROW * COPIES + COPY)
+            {
+                count_command(row, opcode);
+            }
+            return;
+        };
+        let change = change(op);
         let Some(row) = counters::<COPY>(disk) else { return };
         let bytes: u32 = load(request, kernel!(rq_length));
         let sector: u64 = load(request, kernel!(rq_sector));
+        let born: u64 = load(request, kernel!(rq_born));
+        if change == Change::Passthrough {
+            let seen = Seen { disk, row, op, sector, count: 0 };
+            if let Some(range) = seen.mark_command(context, request) {
+                seen.submit(inflight::key(request, gendisk, disk.id), range, born, COPY);
+            }
+            return;
+        }
         let seen = Seen { disk, row, op, sector, count: u64::from(bytes >> 9) };
         if seen.blind(context, change) || (bytes == 0 && change != Change::Zone) {
             return;
         }
         let range = seen.mark_change(change, request, queue);
         let key = inflight::key(request, gendisk, disk.id);
-        seen.submit(key, range, load(request, kernel!(rq_born)), COPY);
+        seen.submit(key, range, born, COPY);
         if COPY == 0 {
             seen.show();
         }
@@ -242,16 +302,27 @@ pub unsafe fn request_complete<const COPY: u32>(context: &Context) {
     // SAFETY: `request` is a request.
     unsafe {
         let op = operation(load(request, kernel!(rq_flags)));
-        let change = change(op);
-        if matches!(change, Change::None | Change::Passthrough) {
+        if harmless(op) {
             return;
         }
         let Some((disk, queue, gendisk)) = request_disk(request) else { return };
+        let change = change(op);
         let Some(row) = counters::<COPY>(disk) else { return };
         let length: u32 = load(request, kernel!(rq_length));
-        let slot = inflight::find(inflight::key(request, gendisk, disk.id));
         let sector: u64 = load(request, kernel!(rq_sector));
         let seen = Seen { disk, row, op, sector, count: u64::from(bytes >> 9) };
+        if change == Change::Passthrough {
+            if seen.mark_command(context, request).is_some() {
+                count!(row, completed += 1);
+                if bytes >= length
+                    && let Some(slot) = inflight::find(inflight::key(request, gendisk, disk.id))
+                {
+                    slot.free();
+                }
+            }
+            return;
+        }
+        let slot = inflight::find(inflight::key(request, gendisk, disk.id));
         if bytes != 0 || change == Change::Zone {
             seen.mark_change(change, request, queue);
             count!(row, completed += 1, completed_sectors += seen.count);
@@ -266,7 +337,7 @@ pub unsafe fn request_complete<const COPY: u32>(context: &Context) {
         if let Some(slot) = slot
             && bytes >= length
         {
-            inflight::free(slot);
+            slot.free();
         }
     }
 }
@@ -288,7 +359,7 @@ unsafe fn bio_disk(bio: *const u8) -> Option<(&'static Disk, *const u8, *const u
     }
 }
 
-/// Submission of a bio, at `sector` of the whole disk.
+/// Submission of a bio that changes something, at `sector` of the whole disk.
 ///
 /// # Safety
 /// `bio` must be a `struct bio` on `gendisk`.
@@ -298,11 +369,11 @@ unsafe fn submit_bio<const COPY: u32>(
     bio: *const u8,
     disk: &Disk,
     gendisk: *const u8,
+    op: u32,
     sector: u64,
 ) {
     // SAFETY: `bio` is a bio, `gendisk` a gendisk.
     unsafe {
-        let op = operation(load(bio, kernel!(bio_opf)));
         let change = change(op);
         let Some(row) = counters::<COPY>(disk) else { return };
         let bytes: u32 = load(bio, kernel!(bio_size));
@@ -328,12 +399,13 @@ pub unsafe fn bio_submit<const COPY: u32>(context: &Context) {
     let bio: *const u8 = context.arg(0);
     // SAFETY: `bio` is a bio.
     unsafe {
-        if change(operation(load(bio, kernel!(bio_opf)))) == Change::None {
+        let op = operation(load(bio, kernel!(bio_opf)));
+        if harmless(op) {
             return;
         }
         let Some((disk, gendisk, _)) = bio_disk(bio) else { return };
         if disk.flags & DISK_BIO_BASED != 0 {
-            submit_bio::<COPY>(context, bio, disk, gendisk, load(bio, kernel!(bio_sector)));
+            submit_bio::<COPY>(context, bio, disk, gendisk, op, load(bio, kernel!(bio_sector)));
         }
     }
 }
@@ -348,19 +420,23 @@ pub unsafe fn bio_remap<const COPY: u32>(context: &Context) {
     let from: u32 = context.arg(1);
     // SAFETY: `bio` is a bio.
     unsafe {
-        if change(operation(load(bio, kernel!(bio_opf)))) == Change::None {
+        let op = operation(load(bio, kernel!(bio_opf)));
+        if harmless(op) {
             return;
         }
         let Some((disk, gendisk, device)) = bio_disk(bio) else { return };
         if disk.flags & DISK_BIO_BASED == 0 || from == load::<u32>(device, kernel!(bdev_dev)) {
             return; // from a partition to its own disk: block_bio_queue follows with the absolute sector
         }
-        let mut sector: u64 = load(bio, kernel!(bio_sector));
         let flags: u16 = load(bio, kernel!(bio_flags));
+        if flags >> (kernel!(bio_traced) & 15) & 1 == 0 {
+            return; // block_bio_queue follows: it is left out only for a bio that was traced already
+        }
+        let mut sector: u64 = load(bio, kernel!(bio_sector));
         if flags >> (kernel!(bio_remapped) & 15) & 1 == 0 {
             sector += load::<u64>(device, kernel!(bdev_start));
         }
-        submit_bio::<COPY>(context, bio, disk, gendisk, sector);
+        submit_bio::<COPY>(context, bio, disk, gendisk, op, sector);
     }
 }
 
@@ -374,18 +450,19 @@ pub unsafe fn bio_complete<const COPY: u32>(context: &Context) {
     // SAFETY: `bio` is a bio; `find` returns a map value.
     unsafe {
         let op = operation(load(bio, kernel!(bio_opf)));
-        if matches!(change(op), Change::None | Change::Passthrough) {
+        if harmless(op) {
             return;
         }
         let Some((disk, gendisk, _)) = bio_disk(bio) else { return };
-        if disk.flags & DISK_BIO_BASED == 0 {
+        if disk.flags & DISK_BIO_BASED == 0 || change(op) == Change::Passthrough {
             return;
         }
         let Some(row) = counters::<COPY>(disk) else { return };
         let Some(slot) = inflight::find(inflight::key(bio, gendisk, disk.id)) else { return };
-        let seen = Seen { disk, row, op, sector: (*slot).sector, count: (*slot).count };
-        seen.mark(seen.sector, seen.count);
+        let Flight { sector, count, .. } = slot.flight();
+        let seen = Seen { disk, row, op, sector, count };
+        seen.mark_own();
         count!(row, completed += 1, completed_sectors += seen.count);
-        inflight::free(slot);
+        slot.free();
     }
 }

@@ -92,6 +92,16 @@ impl Loop {
         Ok(Self { path: node.into(), backing: backing.into() })
     }
 
+    /// On a file that exists, by a disk that this kernel has just made: its counters are 0. See [`Self::vanish`].
+    pub fn newborn(backing: &Path) -> Result<Self> {
+        let control = open_with(Path::new("/dev/loop-control"), 0)?;
+        let first = 1000 + std::process::id() as i32 % 1000 * 100;
+        let added = (first..first + 100).find(|number| crate::raw::add_loop(&control, *number).is_ok());
+        let node = PathBuf::from(format!("/dev/loop{}", added.context("no free loop number")?));
+        wait_until(|| node.exists(), &format!("{} to appear", node.display()))?;
+        Self::at(&node, backing)
+    }
+
     /// The device node.
     pub fn path(&self) -> &Path {
         &self.path
@@ -120,12 +130,36 @@ impl Loop {
 
     /// Moves the device's beginning in its backing file, as nothing but the driver notices.
     pub fn begin_at(&self, offset: u64) -> Result<()> {
-        let (get, set, place) = (0x4c05, 0x4c04, 3);
+        self.set_status(3, offset)
+    }
+
+    /// Gives the device another size, not beyond its backing file's, which stays as it is.
+    pub fn resize(&self, size: u64) -> Result<()> {
+        self.set_status(4, size)?;
+        wait_until(|| size_of(&self.path).is_ok_and(|s| s == size), "the new size")
+    }
+
+    /// Changes a word of `struct loop_info64`.
+    fn set_status(&self, place: usize, value: u64) -> Result<()> {
+        let (get, set) = (0x4c05, 0x4c04);
         let node = open_with(&self.path, 0)?;
         let mut status = [0; 29];
         crate::raw::loop_status(&node, get, &mut status).context("LOOP_GET_STATUS64")?;
-        status[place] = offset;
+        status[place] = value;
         crate::raw::loop_status(&node, set, &mut status).context("LOOP_SET_STATUS64")
+    }
+
+    /// What a reboot leaves of it: the backing file. Its disk goes, with the kernel's counters of it.
+    pub fn vanish(self) -> Result<PathBuf> {
+        self.release()?;
+        let name = self.path.file_name().and_then(|n| n.to_str()).context("device name")?;
+        let number = name.strip_prefix("loop").context("loop device")?.parse()?;
+        let control = open_with(Path::new("/dev/loop-control"), 0)?;
+        wait_until(
+            || crate::raw::remove_loop(&control, number).is_ok() || !self.path.exists(),
+            &format!("{} to be removed", self.path.display()),
+        )?;
+        Ok(self.backing.clone())
     }
 
     /// Detaches now; an error if the device stays.

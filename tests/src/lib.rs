@@ -12,12 +12,14 @@
 //!       home/                         BLKDELTA_HOME of this test: bpf/ (a bpffs), state/
 //! ```
 
+pub mod bpf;
 pub mod device;
 pub mod fault;
 pub mod files;
 pub mod guest;
 pub mod host;
 pub mod image;
+pub mod monitor;
 pub mod oracle;
 pub mod product;
 pub mod protected;

@@ -4,6 +4,8 @@
 //! built with the `failpoints` feature (`cargo build -p collector --features failpoints`); `cargo xtask test` does
 //! that before it runs the suites.
 
+use crate::device::put;
+use crate::host::run;
 use crate::raw::die_with_us;
 use crate::scratch::Scratch;
 use anyhow::{Context, Result, bail};
@@ -58,6 +60,20 @@ impl Home {
     pub fn at(path: &Path) -> Result<Self> {
         std::fs::create_dir_all(path)?;
         Ok(Self { path: path.into() })
+    }
+
+    /// The same instance after a reboot of its machine: what was in memory is gone, what lay in `lib` is there, and
+    /// it is another boot.
+    pub fn rebooted(&self, scratch: &Scratch) -> Result<Self> {
+        let after = Self::new(scratch)?;
+        let bpf = self.path.join("bpf");
+        if bpf.exists() {
+            run("umount", ["-l".as_ref(), bpf.as_os_str()])?;
+        }
+        run("mv", [self.path.join("lib"), after.path.join("lib")])?;
+        let name = after.path.file_name().context("name of the home")?.to_owned();
+        put(&after.path.join("boot"), name.as_encoded_bytes())?;
+        Ok(after)
     }
 
     /// The folder.

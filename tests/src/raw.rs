@@ -1,11 +1,13 @@
-//! The harness's only unsafe code: ioctls, shared mappings, io_uring, the death signal of children.
+//! The harness's only unsafe code: ioctls, shared mappings, io_uring, bpf(2), the death signal of children.
 
 use anyhow::{Context, Result, bail};
 use io_uring::{IoUring, opcode, types};
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 
 /// `_IO(0x12, n)` (`include/uapi/linux/fs.h`, unchanged since their introduction).
@@ -40,6 +42,22 @@ pub fn flush_cache(device: &File) -> io::Result<()> {
 pub fn loop_status(device: &File, request: u64, status: &mut [u64; 29]) -> io::Result<()> {
     // SAFETY: LOOP_GET_STATUS64 and LOOP_SET_STATUS64 write or read 232 bytes through the pointer, live and ours.
     let result = unsafe { libc::ioctl(device.as_raw_fd(), request as libc::Ioctl, status.as_mut_ptr()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Makes a loop device of this number (`LOOP_CTL_ADD`), which must not exist.
+pub fn add_loop(control: &File, number: i32) -> io::Result<()> {
+    const LOOP_CTL_ADD: libc::Ioctl = 0x4c80;
+    // SAFETY: LOOP_CTL_ADD takes the number by value.
+    let result = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_ADD, libc::c_long::from(number)) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Removes a free loop device's disk (`LOOP_CTL_REMOVE`), and with it its counters.
+pub fn remove_loop(control: &File, number: i32) -> io::Result<()> {
+    const LOOP_CTL_REMOVE: libc::Ioctl = 0x4c81;
+    // SAFETY: LOOP_CTL_REMOVE takes the number by value.
+    let result = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_REMOVE, libc::c_long::from(number)) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
@@ -149,4 +167,39 @@ pub fn die_with_us(command: &mut Command) -> &mut Command {
             Ok(())
         })
     }
+}
+
+/// `bpf(2)` with an attribute block of 64-bit words; a descriptor or 0.
+fn bpf(command: i32, attributes: &mut [u64]) -> io::Result<i32> {
+    // SAFETY: the block is live and exclusive for the call and of the length given; pointers inside it are to strings
+    // that the callers keep alive.
+    let n = unsafe {
+        libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), std::mem::size_of_val(attributes))
+    };
+    i32::try_from(n).ok().filter(|n| *n >= 0).ok_or_else(io::Error::last_os_error)
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_encoded_bytes()).map_err(io::Error::other)
+}
+
+/// `BPF_OBJ_GET` (`include/uapi/linux/bpf.h`).
+pub fn bpf_open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let path = c_path(path)?;
+    let fd = bpf(7, &mut [path.as_ptr() as u64, 0])?;
+    // SAFETY: the kernel just gave us this descriptor; nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// `BPF_OBJ_PIN`.
+pub fn bpf_pin(object: &OwnedFd, path: &Path) -> io::Result<()> {
+    let path = c_path(path)?;
+    bpf(6, &mut [path.as_ptr() as u64, object.as_raw_fd() as u64]).map(|_| ())
+}
+
+/// `BPF_RAW_TRACEPOINT_OPEN` of a program that knows its tracepoint by type information.
+pub fn bpf_attach_raw_tracepoint(program: &OwnedFd) -> io::Result<OwnedFd> {
+    let fd = bpf(17, &mut [0, program.as_raw_fd() as u64])?;
+    // SAFETY: the kernel just gave us this descriptor; nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -9,8 +9,10 @@ use anyhow::{Context, Result, bail, ensure};
 use collector::block::{ExtentSet, Granularity};
 use collector::diff;
 use collector::epoch::{Cut, Epochs};
+use collector::error::Kind;
 use collector::tracker::{self, Base, Places};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Tracks a device until dropped.
 pub struct Tracked {
@@ -44,7 +46,16 @@ impl Tracked {
     /// What a collector does that was killed or upgraded and comes back.
     pub fn reopen(&mut self) -> Result<()> {
         self.epochs = None;
-        self.epochs = Some(Epochs::open(&self.places, &self.device).context("open the epochs again")?);
+        let mut opened = Epochs::open(&self.places, &self.device);
+        // a program that another thread is just starting holds our files, and so the lock, until it is executed
+        for _ in 0..100 {
+            if !matches!(&opened, Err(e) if e.kind() == Kind::Busy) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+            opened = Epochs::open(&self.places, &self.device);
+        }
+        self.epochs = Some(opened.context("open the epochs again")?);
         Ok(())
     }
 
@@ -59,9 +70,14 @@ impl Tracked {
         self.epochs()?.retire(epoch, base).context("retire")
     }
 
+    /// The pending difference and its doubts, nothing ended.
+    pub fn look(&self) -> Result<diff::Difference> {
+        Ok(diff::look(&self.places, &self.device).context("look")?.difference)
+    }
+
     /// The pending difference, nothing ended.
     pub fn peek(&self) -> Result<ExtentSet> {
-        Ok(diff::look(&self.places, &self.device).context("look")?.difference.extents)
+        Ok(self.look()?.extents)
     }
 
     /// Does `work` and judges what is listed for it; prints one line. A miss is remembered for [`Self::finish`],

@@ -173,6 +173,11 @@ pub fn discard(device: &File, at: u64, length: u64) -> io::Result<()> {
     range_ioctl(device, RangeIoctl::Discard, at, length)
 }
 
+/// Zeroes a range of an open device.
+pub fn zero_out(device: &File, at: u64, length: u64) -> io::Result<()> {
+    range_ioctl(device, RangeIoctl::ZeroOut, at, length)
+}
+
 /// `steps` random operations at random places of `device`, its last blocks included; ends with fsync.
 /// Returns the bytes addressed.
 pub fn churn(device: &Path, random: &mut Random, steps: u64) -> Result<u64> {

@@ -15,7 +15,8 @@ use tests::skip_if;
 
 use std::os::unix::fs::FileExt;
 
-const VERBS: &[&str] = &["track", "untrack", "status", "diff", "backup", "watch", "list", "restore", "check"];
+const VERBS: &[&str] =
+    &["track", "untrack", "status", "diff", "backup", "watch", "monitor", "list", "restore", "check"];
 
 #[test]
 fn every_verb_has_help_with_an_example() -> Result<()> {

@@ -4,6 +4,7 @@
 //! that restores to something else than the device held.
 
 use anyhow::{Result, ensure};
+use collector::tracker::Places;
 use std::path::{Path, PathBuf};
 use tests::device::{Loop, open_with, size_of};
 use tests::image::{Image, fill};
@@ -127,7 +128,9 @@ fn m10_unpinned() -> Result<()> {
     let care = Protected::new(&scratch, device.path())?;
     care.backup(&[])?;
     let mut failures = Vec::new();
-    for pin in pins(&care.home.path().join("bpf/v1")) {
+    let pins = pins(Places::under(care.home.path()).pins());
+    ensure!(!pins.is_empty(), "nothing is pinned");
+    for pin in pins {
         let name = pin.strip_prefix(care.home.path()).unwrap_or(&pin).display().to_string();
         if !pin.exists() {
             continue;

@@ -1,4 +1,4 @@
-//! `cargo xtask dist`: an archive with the program, its documents and the licence.
+//! `cargo xtask dist`: an archive with the program, its documents, the systemd units and the licence.
 //!
 //! Names, times and owners in the archive depend on the commit alone, so that two people get the same.
 
@@ -26,8 +26,9 @@ pub fn dist(ws: &Workspace) -> Result<()> {
     for document in DOCUMENTS {
         copy(&ws.root.join(document), &folder.join(document))?;
     }
-    let docs = ws.root.join("docs");
-    quiet(Command::new("cp").arg("-r").arg(&docs).arg(&folder))?;
+    for tree in ["docs", "packaging/systemd"] {
+        quiet(Command::new("cp").arg("-r").arg(ws.root.join(tree)).arg(&folder))?;
+    }
     let archive = format!("{name}.tar.gz");
     pack(ws, &dist, &name, &archive)?;
     let sum = text(Command::new("sha256sum").current_dir(&dist).arg(&archive))?;

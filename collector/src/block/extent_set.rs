@@ -116,6 +116,14 @@ impl ExtentSet {
         self.intersect(&other.complement(end))
     }
 
+    /// The bytes of the set that lie in `extent`.
+    #[must_use]
+    pub fn within(&self, extent: Extent) -> Self {
+        let first = self.0.partition_point(|e| e.end() <= extent.offset);
+        let rest = self.0[first..].iter().take_while(|e| e.offset < extent.end());
+        Self(rest.filter_map(|e| e.intersect(&extent)).collect())
+    }
+
     /// Every extent widened to multiples of `unit`, at most to `size`.
     #[must_use]
     pub fn align_out(&self, unit: u64, size: u64) -> Self {
@@ -198,6 +206,7 @@ mod tests {
             let wide: BTreeSet<u64> = (0..SPACE).filter(|i| x.iter().any(|j| j / unit == i / unit)).collect();
             prop_assert_eq!(bytes(&a.align_out(unit, SPACE)), wide);
             let e = Extent::new(probe.0, probe.1);
+            prop_assert_eq!(bytes(&a.within(e)), x.iter().filter(|i| e.offset <= **i && **i < e.end()).copied().collect());
             prop_assert_eq!(a.contains(e), (e.offset..e.end()).all(|i| x.contains(&i)));
         }
     }

@@ -3,49 +3,72 @@
 //! ```text
 //!   increments, newest on top  ┐ folded first, they are small
 //!   ...                        ┘
-//!   full                         then one pass over it, streamed
+//!   full, or a point's map       then one pass over it, streamed
 //! ```
 //!
 //! Must stay true: an increment shadows what is below it, byte for byte; each parent is the very manifest its
 //! child was made on (hash); the memory needed does not grow with the device.
 
+mod merge;
+mod prune;
+mod retention;
+
 use crate::error::{Error, Kind, Result};
-use crate::format::{DeviceId, Manifest, Piece as IndexPiece, PieceContent, PointId, PointKind, SegmentRef};
-use crate::repository::{PieceStream, Repository, Run, stack};
-use std::collections::HashSet;
+use crate::format::{
+    Blake3, DeviceId, Manifest, Piece as IndexPiece, PieceContent, PointId, PointKind, SegmentRef,
+};
+use crate::repository::{IndexReader, PieceStream, Repository, Run, stack};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 pub use crate::repository::{Content, Piece, Stored};
+pub use merge::merge_if_longer;
+pub use prune::{Plan, Pruned, prune};
+pub use retention::Policy;
 
 /// Indexes read side by side; each holds one chunk in memory (about 1.5 MiB).
 const SIDE_BY_SIDE: usize = 24;
 
-/// A point and everything below it, down to its full.
-#[derive(Clone, Debug)]
+/// A point and everything below it, down to its full or to a point with a map.
+#[derive(Clone)]
 pub struct Chain {
     repository: Repository,
     points: Vec<Manifest>,
+    /// The last point's map, if the chain ends with one.
+    map: Option<IndexReader>,
+}
+
+impl std::fmt::Debug for Chain {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Chain({} and {} below)", self.points[0].point, self.points.len() - 1)
+    }
 }
 
 impl Chain {
-    /// Follows the parents of `point` to its full and checks each.
+    /// Follows the parents of `point` to its full, or to a point that has a map, and checks each.
     ///
     /// # Errors
     /// [`Kind::NotFound`] if the point is not there, [`Kind::Damaged`] if the chain below it is not whole.
     pub fn resolve(repository: &Repository, device: &DeviceId, point: PointId) -> Result<Self> {
-        let (top, _) = repository.manifest(device, point)?;
-        let mut seen = HashSet::from([top.point]);
-        let mut points = vec![top];
-        while let Some(parent) = points.last().map_or(Ok(None), |child| repository.parent_of(child))? {
-            if !seen.insert(parent.point) {
+        let (mut at, mut hash) = repository.manifest(device, point)?;
+        let mapped = repository.mapped(device)?;
+        let (mut points, mut seen) = (Vec::new(), HashSet::new());
+        loop {
+            if !seen.insert(at.point) {
                 return Err(Error::new(Kind::Damaged, format!("chain of {point} runs in a circle")));
             }
-            points.push(parent);
+            let map = usable_map(repository, &mapped, &at, hash)?;
+            let (parent, ends) = (at.parent, map.is_some() || at.kind == PointKind::Full);
+            points.push(at);
+            if ends {
+                return Ok(Self { repository: repository.clone(), points, map });
+            }
+            let child = &points[points.len() - 1];
+            let below = repository.parent_of(child)?;
+            (at, hash) = below.zip(parent.map(|p| p.manifest)).ok_or_else(|| {
+                Error::new(Kind::Damaged, format!("chain of {point} does not end in a full point"))
+            })?;
         }
-        if points.last().is_none_or(|m| m.kind != PointKind::Full) {
-            return Err(Error::new(Kind::Damaged, format!("chain of {point} does not end in a full point")));
-        }
-        Ok(Self { repository: repository.clone(), points })
     }
 
     /// The points: the asked one first, the full last.
@@ -64,24 +87,29 @@ impl Chain {
     /// # Errors
     /// If an index cannot be opened or, folding a long chain, read.
     pub fn pieces(&self) -> Result<Pieces> {
+        let (image, segments) = self.image()?;
+        Ok(Pieces { image, segments: segments.into() })
+    }
+
+    /// The image as pieces of indexes, and the segments they name.
+    fn image(&self) -> Result<(PieceStream, Vec<SegmentRef>)> {
         let mut segments: Vec<SegmentRef> = Vec::new();
         let mut layers: Vec<PieceStream> = Vec::new();
-        for manifest in &self.points {
-            let index = self.repository.index(manifest)?;
+        for (n, manifest) in self.points.iter().enumerate() {
+            let map = self.map.as_ref().filter(|_| n + 1 == self.points.len());
+            let index = map.map_or_else(|| self.repository.index(manifest), |map| Ok(map.clone()))?;
             let base = u32::try_from(segments.len())
                 .map_err(|_| Error::new(Kind::Unsupported, "chain with more than 2^32 segments"))?;
             segments.extend_from_slice(index.segments());
             layers.push(Box::new(index.pieces().map(move |piece| piece.map(|p| renumber(p, base)))));
         }
-        let full = layers.pop();
+        let whole = layers.pop();
         let mut increments = layers;
         while increments.len() > SIDE_BY_SIDE {
             increments = self.fold(increments)?;
         }
         let folded = stack(increments);
-        let image = stack([Some(folded), full].into_iter().flatten().collect());
-        let segments: Arc<[SegmentRef]> = segments.into();
-        Ok(Pieces { image, segments })
+        Ok((stack([Some(folded), whole].into_iter().flatten().collect()), segments))
     }
 
     /// Lays groups of neighbouring layers over each other into runs on the medium.
@@ -99,6 +127,25 @@ impl Chain {
             }
             folded.push(run.into_stream());
         }
+    }
+}
+
+/// A point's map, if it has one that can be read; if not, what is below may still be there.
+fn usable_map(
+    repository: &Repository,
+    mapped: &BTreeMap<PointId, u32>,
+    manifest: &Manifest,
+    hash: Blake3,
+) -> Result<Option<IndexReader>> {
+    let Some(number) = mapped.get(&manifest.point) else { return Ok(None) };
+    let map = repository.point_map(&manifest.device.id, manifest.point, hash, *number);
+    match map.and_then(|map| repository.map_index(&map, manifest.geometry.size)) {
+        Ok(index) => Ok(Some(index)),
+        Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound) => {
+            log::warn!("map {number} of point {} is not used: {e}", manifest.point);
+            Ok(None)
+        }
+        Err(e) => Err(e),
     }
 }
 

@@ -33,6 +33,17 @@ pub enum Verb {
     /// Stop tracking and forget the differences
     #[command(after_help = "Example:\n  blkdelta untrack /dev/sdb")]
     Untrack(Untrack),
+    /// Stop cleanly: keep what changed over a reboot; the devices are read-only from then on
+    #[command(
+        after_help = "Example:\n  blkdelta save\n\nRun at shutdown, after the file systems are unmounted. \
+        `blkdelta resume` takes it back."
+    )]
+    Save(Life),
+    /// Go on tracking after a reboot, and prove that nothing was written in between
+    #[command(
+        after_help = "Example:\n  blkdelta resume\n\nRun at boot, before the file systems are mounted."
+    )]
+    Resume(Life),
     /// What is tracked, since when, how much changed, and how healthy that is
     #[command(after_help = "Example:\n  blkdelta status --json")]
     Status(Status),
@@ -47,6 +58,13 @@ pub enum Verb {
     /// Make recovery points one after the other until Ctrl-C
     #[command(after_help = "Example:\n  blkdelta watch /dev/sda --repo /backup --every 10s")]
     Watch(Watch),
+    /// Say at once when something detaches the tracking, and make the next backup compare everything
+    #[command(after_help = "Examples:\n  blkdelta monitor --interval 5s\n  blkdelta monitor --once --json")]
+    Monitor(Monitor),
+    /// Compare what the difference list calls clean with the last recovery point, a part of the device each time
+    #[command(after_help = "Example, once a day (3.4 % each: all of the device in 30 days):
+  blkdelta audit /dev/sda --repo /backup")]
+    Audit(Audit),
     /// The recovery points of a repository
     #[command(after_help = "Example:\n  blkdelta list --repo /backup --json")]
     List(List),
@@ -55,6 +73,13 @@ pub enum Verb {
   blkdelta restore --repo /backup --point latest disk.img
   blkdelta restore --repo /backup --point 01JD3XQ8Z5W2M4T6Y8A0C2E4G6 /dev/sdc --verify")]
     Restore(Restore),
+    /// Make a point independent of the points below it; moves no data
+    #[command(after_help = "Example:\n  blkdelta merge --repo /backup --up-to latest")]
+    Merge(super::keeping::Merge),
+    /// Drop points that no rule keeps, and what only they needed
+    #[command(after_help = "Example:
+  blkdelta prune --repo /backup --keep-last 24 --keep-daily 14 --keep-weekly 8 --dry-run")]
+    Prune(super::keeping::Prune),
     /// Look for damage in a repository
     #[command(after_help = "Example:\n  blkdelta check --repo /backup --read-data")]
     Check(Check),
@@ -77,6 +102,17 @@ pub struct Untrack {
     /// Tracked devices
     #[arg(required = true, value_name = "DEV")]
     pub devices: Vec<PathBuf>,
+}
+
+/// `save` and `resume`.
+#[derive(Debug, Args)]
+pub struct Life {
+    /// Only these; all that are tracked, or were
+    #[arg(value_name = "DEV")]
+    pub devices: Vec<PathBuf>,
+    /// For programs
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `status`.
@@ -126,6 +162,9 @@ pub struct Making {
     /// `none`, or a level of zstd from 1 to 19
     #[arg(long, default_value = "1", value_parser = compression, value_name = "LEVEL")]
     pub compression: Compression,
+    /// When a point has more than N points below it, merge them: it then stands alone
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub merge_every: Option<u32>,
 }
 
 /// `backup`.
@@ -152,6 +191,43 @@ pub struct Watch {
     #[arg(long, value_parser = duration, value_name = "TIME")]
     pub every: Duration,
     /// One line of JSON each
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `monitor`.
+#[derive(Debug, Args)]
+pub struct Monitor {
+    /// Only these; by default all that are tracked, also later
+    #[arg(value_name = "DEV")]
+    pub devices: Vec<PathBuf>,
+    /// Time between two looks
+    #[arg(long, default_value = "5s", value_parser = duration, value_name = "TIME")]
+    pub interval: Duration,
+    /// Look once and end: exit code 3 if something is wrong
+    #[arg(long)]
+    pub once: bool,
+    /// One line of JSON for each change, on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `audit`.
+#[derive(Debug, Args)]
+pub struct Audit {
+    /// A tracked device
+    #[arg(value_name = "DEV")]
+    pub device: PathBuf,
+    /// Folder of the repository that holds its last point
+    #[arg(long, value_name = "REPO")]
+    pub repo: String,
+    /// This part of the device, where the last audit ended; begins anew at its end
+    #[arg(long, default_value = "3.4%", value_parser = part, value_name = "PART")]
+    pub sample: f64,
+    /// All of the device at once
+    #[arg(long, conflicts_with = "sample")]
+    pub all: bool,
+    /// For programs
     #[arg(long)]
     pub json: bool,
 }
@@ -253,20 +329,30 @@ fn size(text: &str) -> Result<u64, String> {
     number.checked_mul(factor).ok_or_else(|| format!("{text} is too large"))
 }
 
-/// A time: `500ms`, `10s`, `5m`, `1h`, `10` (seconds).
-fn duration(text: &str) -> Result<Duration, String> {
+/// A time: `500ms`, `10s`, `5m`, `1h`, `30d`, `10` (seconds).
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = split(text);
     let millis = match unit {
         "ms" => 1,
         "" | "s" => 1000,
         "m" | "min" => 60_000,
         "h" => 3_600_000,
-        _ => return Err(format!("{unit:?} is not a unit: ms, s, m or h")),
+        "d" => 86_400_000,
+        _ => return Err(format!("{unit:?} is not a unit: ms, s, m, h or d")),
     };
     let number: u64 = number.parse().map_err(|_| format!("{text:?} is not a time such as 10s"))?;
     match number.checked_mul(millis) {
         None | Some(0) => Err(format!("{text:?}: must be more than nothing, and not for ever")),
         Some(millis) => Ok(Duration::from_millis(millis)),
+    }
+}
+
+/// A part of a whole: `1%`, `3.4%`.
+fn part(text: &str) -> Result<f64, String> {
+    let percent: Option<f64> = text.strip_suffix('%').and_then(|n| n.parse().ok());
+    match percent.filter(|n| *n > 0.0 && *n <= 100.0) {
+        Some(percent) => Ok(percent / 100.0),
+        None => Err(format!("{text:?} is not a part such as 3.4%")),
     }
 }
 
@@ -306,15 +392,26 @@ mod tests {
         for line in [
             "blkdelta track /dev/a /dev/b --granularity 64KiB",
             "blkdelta untrack /dev/a",
+            "blkdelta save",
+            "blkdelta save /dev/a /dev/b --json",
+            "blkdelta resume --json",
             "blkdelta status",
             "blkdelta status /dev/a --json",
             "blkdelta diff /dev/a --json",
             "blkdelta backup /dev/a --repo /r --full --json --no-freeze --compression none",
+            "blkdelta watch /dev/a --repo /r --every 10s --merge-every 30",
             "blkdelta watch /dev/a --repo /r --every 10s",
+            "blkdelta monitor",
+            "blkdelta monitor /dev/a --interval 500ms --json",
+            "blkdelta monitor --once",
+            "blkdelta audit /dev/a --repo /r --sample 1% --json",
+            "blkdelta audit /dev/a --repo /r --all",
             "blkdelta list --repo /r --json",
             "blkdelta restore --repo /r --point latest --sparse=never x.img",
             "blkdelta restore --repo /r --point latest --sparse x.img --verify",
             "blkdelta check --repo /r --read-data",
+            "blkdelta merge --repo /r --device d --up-to latest --json",
+            "blkdelta prune --repo /r --keep-last 3 --keep-hourly 1 --keep-within 7d --dry-run",
         ] {
             parse(line).unwrap_or_else(|e| panic!("{line}: {e}"));
         }
@@ -337,6 +434,9 @@ mod tests {
             "blkdelta backup /d",
             "blkdelta backup /d --repo r --compression 20",
             "blkdelta watch /d --repo r",
+            "blkdelta audit /d --repo r --sample 0%",
+            "blkdelta audit /d --repo r --sample 5",
+            "blkdelta audit /d --repo r --all --sample 5%",
             "blkdelta watch /d --repo r --every 0s",
             "blkdelta watch /d --repo r --every 99999999999999999h",
             "blkdelta restore --repo r x.img",

@@ -4,10 +4,11 @@ use super::args::{Check, List};
 use super::output::{Ending, print, print_json};
 use super::progress::{Bar, stop_flag};
 use super::show::{Table, bytes, time};
-use crate::format::{Consistency, Manifest, PointKind};
+use crate::format::{Consistency, Manifest, PointId, PointKind};
 use crate::repository::{self, PointEntry, PointState, Report, Repository};
 use anyhow::Result;
 use serde::Serialize;
+use std::collections::BTreeSet;
 
 /// A point as a listing shows it.
 #[derive(Serialize)]
@@ -27,6 +28,7 @@ enum RowState<'a> {
         time_unix_ms: u64,
         kind: PointKind,
         parent: Option<String>,
+        stands_alone: bool,
         size: u64,
         changed_bytes: u64,
         copied_bytes: u64,
@@ -46,18 +48,19 @@ enum RowState<'a> {
 pub fn list(args: &List) -> Result<Ending> {
     let repo = Repository::open(&args.repo)?;
     let points = repo.points()?;
+    let alone = repo.standing_alone()?;
     if args.json {
-        print_json(&points.iter().map(row).collect::<Vec<_>>())?;
+        print_json(&points.iter().map(|entry| row(entry, &alone)).collect::<Vec<_>>())?;
     } else if points.is_empty() {
         print(&format!("no recovery points in {}\n", args.repo))?;
     } else {
-        print(&table(&points).to_string())?;
+        print(&table(&points, &alone).to_string())?;
     }
     let bad = points.iter().any(|p| matches!(p.state, PointState::Damaged(_)));
     Ok(if bad { Ending::Suspect } else { Ending::Fine })
 }
 
-fn row(entry: &PointEntry) -> Row<'_> {
+fn row<'a>(entry: &'a PointEntry, alone: &BTreeSet<PointId>) -> Row<'a> {
     let state = match &entry.state {
         PointState::Damaged(why) => RowState::Damaged { damaged: why },
         PointState::Good { manifest: m, .. } => RowState::Good {
@@ -66,6 +69,7 @@ fn row(entry: &PointEntry) -> Row<'_> {
             time_unix_ms: m.time_cut,
             kind: m.kind,
             parent: m.parent.map(|p| p.point.to_string()),
+            stands_alone: m.parent.is_none() || alone.contains(&m.point),
             size: m.geometry.size,
             changed_bytes: m.totals.changed_bytes,
             copied_bytes: m.totals.copied_bytes,
@@ -80,7 +84,7 @@ fn row(entry: &PointEntry) -> Row<'_> {
     Row { id: entry.id.to_string(), device: entry.device.as_str(), state }
 }
 
-fn table(points: &[PointEntry]) -> Table {
+fn table(points: &[PointEntry], alone: &BTreeSet<PointId>) -> Table {
     let headings =
         ["point", "device", "time (UTC)", "kind", "parent", ">changed", ">stored", "consistency", "suspect"];
     let mut table = Table::new(&headings);
@@ -92,7 +96,7 @@ fn table(points: &[PointEntry]) -> Table {
                 id,
                 device,
                 time(m.time_cut),
-                kind(m.kind).to_owned(),
+                format!("{}{}", kind(m.kind), if alone.contains(&m.point) { ", merged" } else { "" }),
                 m.parent.map_or_else(|| "-".into(), |p| p.point.to_string()),
                 bytes(m.totals.changed_bytes),
                 bytes(m.totals.stored_bytes),

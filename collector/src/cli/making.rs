@@ -2,9 +2,11 @@
 
 use super::args::{Backup, Making, Watch};
 use super::listing::{consistency, kind};
+use super::monitor::Beside;
 use super::output::{self, Ending, print, print_json, print_json_line, say};
 use super::progress::{Bar, stop_flag};
 use super::show::{bytes, duration, time};
+use crate::chain;
 use crate::epoch::Epochs;
 use crate::job::{self, DeviceSurvey, Outcome, Show, Subject, Wishes};
 use crate::repository::Repository;
@@ -39,6 +41,7 @@ pub fn watch(args: Watch) -> Result<Ending> {
         say(&format!("live traffic is not shown: {error}"));
     }
     let live = live.ok();
+    let _monitor = Beside::start(args.making.device.clone())?;
     let failed = Arc::new(AtomicU64::new(0));
     let suspect = Arc::new(AtomicBool::new(false));
     let every = args.every;
@@ -102,7 +105,14 @@ fn make(args: &Making, full: bool, show: &dyn Show) -> Result<Outcome> {
         source: &source,
         survey: &DeviceSurvey(args.device.clone()),
     };
-    Ok(job::backup(&subject, &mut epochs, &repo, &wishes, show)?)
+    let outcome = job::backup(&subject, &mut epochs, &repo, &wishes, show)?;
+    if let Some(most) = args.merge_every
+        && let Err(error) = chain::merge_if_longer(&repo, &subject.ident.id, outcome.manifest.point, most)
+    {
+        // the point is made; the next one tries again
+        say(&format!("point {} was not merged: {error}", outcome.manifest.point));
+    }
+    Ok(outcome)
 }
 
 fn ending(outcome: &Outcome) -> Ending {

@@ -4,8 +4,12 @@
 //! usage, 3 done but suspect or damaged.
 
 mod args;
+mod auditing;
+mod keeping;
 mod listing;
+mod living;
 mod making;
+mod monitor;
 mod output;
 mod progress;
 mod restoring;
@@ -35,12 +39,18 @@ fn run(cli: Cli) -> Result<Ending> {
     match cli.verb {
         Verb::Track(args) => tracking::track(&args),
         Verb::Untrack(args) => tracking::untrack(&args),
+        Verb::Save(args) => living::save(&args),
+        Verb::Resume(args) => living::resume(&args),
         Verb::Status(args) => tracking::status(&args),
         Verb::Diff(args) => tracking::diff(&args),
         Verb::Backup(args) => making::backup(&args),
         Verb::Watch(args) => making::watch(args),
+        Verb::Monitor(args) => monitor::monitor(args),
+        Verb::Audit(args) => auditing::audit(&args),
         Verb::List(args) => listing::list(&args),
         Verb::Check(args) => listing::check(&args),
+        Verb::Merge(args) => keeping::merge(&args),
+        Verb::Prune(args) => keeping::prune(&args),
         Verb::Restore(args) => restoring::restore(&args),
     }
 }

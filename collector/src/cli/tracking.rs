@@ -6,6 +6,7 @@ use super::show::{Table, bytes, duration, time};
 use crate::block::Extent;
 use crate::diff::{self, Look};
 use crate::error::{Error, Kind};
+use crate::life;
 use crate::sys::device::BlockDevice;
 use crate::tracker::{self, DeviceState, Places, now_ms};
 use anyhow::Result;
@@ -17,9 +18,12 @@ use std::time::Duration;
 pub fn track(args: &Track) -> Result<Ending> {
     let places = Places::from_env();
     each(&args.devices, |device| {
-        let state = tracker::track(&places, device, args.granularity)?;
+        let (state, before) = life::track(&places, device, args.granularity)?;
         let areas = bytes(state.granularity.bytes());
         print(&format!("tracking {}: {}, areas of {areas}\n", device.display(), bytes(state.identity.size)))?;
+        if let Some(outcome) = before {
+            print(&format!("{}: {}\n", device.display(), super::living::words(&outcome)))?;
+        }
         Ok(())
     })
 }

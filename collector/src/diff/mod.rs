@@ -6,10 +6,11 @@
 use crate::block::{Extent, ExtentSet, Granularity, extents_of_words};
 use crate::epoch::Epochs;
 use crate::error::{Error, Kind, Result};
-use crate::sys::bpf::{self, Words};
+use crate::sys::bpf::Words;
 use crate::sys::device::BlockDevice;
-use crate::tracker::{DeviceState, Maps, Places, Reading, Verdict, find_tracked, open_bitmap};
-use aya::maps::MapData;
+use crate::tracker::{
+    DeviceState, Maps, Places, Reading, Verdict, doubt, find_tracked, map_id, open_bitmap, words_of,
+};
 use std::path::Path;
 
 /// Extents of a list, at most: 16 bytes each, so a list takes 32 MiB at most.
@@ -112,9 +113,16 @@ pub fn look(places: &Places, path: &Path) -> Result<Look> {
 }
 
 fn look_once(places: &Places, path: &Path) -> Result<Look> {
-    let state = find_tracked(places, path)?;
+    // doubts first: one that a cut takes over in between stands in the state by then
+    let doubts = doubt::raised(places, &find_tracked(places, path)?)?;
+    let mut state = find_tracked(places, path)?;
     let device = BlockDevice::open(path)?;
     state.check_identity(&device)?;
+    let (was, now) = (state.identity.size, device.size);
+    if was != now {
+        state.baseline.excuse_beyond_end();
+        state.identity.size = now;
+    }
     let maps = Maps::open(places)?;
     let (bitmaps, lost) = all_bitmaps(places, &maps, &state)?;
     let reading = Reading::take(places, &maps, &device.whole_disk()?, state.disk_row)?;
@@ -125,26 +133,30 @@ fn look_once(places: &Places, path: &Path) -> Result<Look> {
         suspect.push("the kernel's programs do not find the device any more".into());
     }
     suspect.extend(lost);
+    suspect.extend(doubts);
     suspect.dedup();
-    let extents = union(&bitmaps, state.granularity, state.identity.size);
+    let mut extents = union(&bitmaps, state.granularity, now);
+    if now > was {
+        let unit = state.granularity.bytes();
+        extents = extents.union(&[Extent::between(was / unit * unit, now)].into_iter().collect());
+    }
     let epochs = (state.retired + 1, state.epoch);
     let difference = Difference { extents, suspect, since_ms: state.difference_since_ms, epochs };
     Ok(Look { difference, state, reading, verdict })
 }
 
-/// The running bitmap, as the kernel names it, and every pinned one that is not retired; and what is missing.
+/// The running bitmap and every pinned one that is not retired; and what is missing.
 fn all_bitmaps(places: &Places, maps: &Maps, state: &DeviceState) -> Result<(Vec<Words>, Vec<String>)> {
     let key = state.key();
-    let words = state.granularity.words(state.identity.size);
-    let id = |map: &MapData| map.info().map(|info| info.id()).ok();
     let running = maps.running_bitmap(state.slot)?;
-    let mut bitmaps = vec![Words::map(bpf::fd(running.fd()), words)?];
+    let (mut bitmaps, mut found) = (Vec::new(), false);
     let pinned: Vec<u64> = places.epochs(&key)?.into_iter().filter(|e| *e > state.retired).collect();
-    let mut found = false;
     for epoch in &pinned {
         match open_bitmap(places, &key, *epoch) {
-            Ok(map) if id(&map) == id(&running) => found = true,
-            Ok(map) => bitmaps.push(Words::map(bpf::fd(map.fd()), words)?),
+            Ok(map) => {
+                found |= running.is_some() && map_id(&map) == running;
+                bitmaps.push(words_of(&map)?);
+            }
             // a backup may retire it at this moment: then it is durable
             Err(_) if !places.epoch(&key, *epoch).exists() => {}
             Err(e) => return Err(e),

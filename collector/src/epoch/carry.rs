@@ -16,11 +16,15 @@ impl Epochs {
         let row = u64::from(self.state.disk_row);
         let table = InFlight::map(bpf::fd(self.maps.slots.fd()))?;
         let mut carried = 0;
-        for slot in table.taken().filter(|slot| slot.key >> 1 & 63 == row) {
-            let start = slot.sector.max(self.state.identity.start_sector);
-            let end = slot.sector.saturating_add(slot.count);
+        for flight in table.taken().filter(|flight| flight.key >> 1 & 63 == row) {
+            let start = flight.sector.max(self.state.identity.start_sector);
+            let end = flight.sector.saturating_add(flight.count);
             let first = (start - self.state.identity.start_sector).saturating_mul(SECTOR);
-            self.mark(to, Extent::new(first, end.saturating_sub(start).saturating_mul(SECTOR)));
+            let extent = Extent::new(first, end.saturating_sub(start).saturating_mul(SECTOR));
+            let device = Extent::new(0, self.state.identity.size);
+            if let Some(extent) = extent.intersect(&device) {
+                to.mark(self.state.granularity.bytes(), extent);
+            }
             carried += 1;
         }
         Ok(carried)
@@ -28,7 +32,8 @@ impl Epochs {
 
     /// Marks everything of one epoch in another: for writes that found no slot.
     pub(super) fn carry_all(&self, from: &Words, to: &Words) {
-        for (i, bits) in from.iter().enumerate() {
+        // of a device that shrank meanwhile the rest is gone
+        for (i, bits) in from.iter().enumerate().take(to.len()) {
             to.or(i, bits);
         }
     }

@@ -14,7 +14,7 @@ use crate::block::{ExtentSet, extents_of_words};
 use crate::error::Result;
 use crate::sys::bpf::{self, Words};
 use crate::sys::failpoint;
-use crate::tracker::{Reading, Sealed, Verdict, make_bitmap};
+use crate::tracker::{Reading, Sealed, Verdict, doubt, make_bitmap};
 
 /// After a write found no slot: this many cuts in a row must see nothing in flight before its epoch counts
 /// as ended everywhere.
@@ -45,6 +45,7 @@ impl Epochs {
     /// # Errors
     /// If the kernel has no memory for a new bitmap or the seal cannot be recorded; nothing is lost then.
     pub fn cut(&mut self) -> Result<Cut> {
+        self.ensure_size()?;
         let key = self.state.key();
         if self.places.epoch(&key, self.state.epoch + 1).exists() {
             self.recover()?; // an earlier cut of this process failed half-way
@@ -79,7 +80,8 @@ impl Epochs {
         let old_words = self.words(old)?;
         // first what is on its way, then what was counted: a write that ends in between is counted
         let in_flight = self.disk.writes_in_flight().unwrap_or(u64::MAX);
-        let after = self.read()?.judge(&self.state);
+        let later = self.read()?;
+        let after = later.judge(&self.state);
         let carried = self.carry_in_flight(new_words)?;
         let quiet_cuts_left = match after.overflowed {
             0 => self.state.carry_all.saturating_sub(u8::from(in_flight == 0)),
@@ -90,17 +92,24 @@ impl Epochs {
         }
         let mut suspect = verdict.suspect.clone();
         suspect.extend(after.suspect.iter().filter(|s| !verdict.suspect.contains(s)).cloned());
+        suspect.extend(before.uncounted(&later, &self.state));
         if !self.maps.serves(self.state.identity.disk, self.state.slot)? {
             suspect.push("the kernel's programs do not find the device any more".into());
         }
+        let doubts = doubt::raised(&self.places, &self.state)?;
+        suspect.extend(doubts.iter().cloned());
         let mut state = self.state.clone();
-        state.baseline = before.baseline(&state.baseline, verdict.shortfall);
+        state.baseline = match in_flight == 0 && before.rests_until(&later) {
+            true => before.baseline_at_rest(&state.baseline, verdict.shortfall),
+            false => before.baseline(&state.baseline, verdict.shortfall),
+        };
         state.carry_all = quiet_cuts_left;
         state.sealed.push(Sealed { epoch: old, suspect: suspect.clone() });
         state.epoch = self.state.epoch.max(old + 1);
         state.write(&self.places)?;
         self.state = state;
         failpoint("epoch.after-seal")?;
+        doubt::settle(&self.places, &self.state, &doubts)?;
         let (granularity, size) = (self.state.granularity, self.state.identity.size);
         let extents = extents_of_words(old_words.iter(), granularity, size).collect();
         let quiet = after.activity == 0 && in_flight == 0;
@@ -108,7 +117,7 @@ impl Epochs {
     }
 
     /// Folds the oldest sealed bitmaps together while there are many: first the bits, then the state, then the pin.
-    fn fold_sealed(&mut self) -> Result<()> {
+    pub(super) fn fold_sealed(&mut self) -> Result<()> {
         while self.state.sealed.len() > MAX_SEALED {
             let (oldest, next) = (self.state.sealed[0].clone(), self.state.sealed[1].epoch);
             self.carry_all(&self.words(oldest.epoch)?, &self.words(next)?);

@@ -14,16 +14,18 @@
 mod carry;
 mod cut;
 mod recover;
+mod resize;
 
 pub use crate::tracker::Base;
 pub use cut::Cut;
 
-use crate::block::Extent;
 use crate::error::{Context, Error, Kind, Result};
-use crate::sys::bpf::{self, Words};
+use crate::sys::bpf::Words;
 use crate::sys::device::BlockDevice;
 use crate::sys::failpoint;
-use crate::tracker::{DeviceState, Lock, Maps, Places, find_tracked, not_tracked, now_ms, open_bitmap};
+use crate::tracker::{
+    DeviceState, Lock, Maps, Places, find_tracked, not_tracked, now_ms, open_bitmap, record, words_of,
+};
 use std::path::Path;
 
 /// The epochs of one device, held by this process alone.
@@ -51,6 +53,7 @@ impl Epochs {
         let mut epochs =
             Self { places: places.clone(), maps: Maps::open(places)?, state, device, disk, _lock: lock };
         epochs.recover()?;
+        epochs.adopt_size()?;
         Ok(epochs)
     }
 
@@ -83,8 +86,7 @@ impl Epochs {
     }
 
     fn words(&self, epoch: u64) -> Result<Words> {
-        let map = open_bitmap(&self.places, &self.state.key(), epoch)?;
-        Words::map(bpf::fd(map.fd()), self.word_count())
+        words_of(&open_bitmap(&self.places, &self.state.key(), epoch)?)
     }
 
     fn word_count(&self) -> u64 {
@@ -110,6 +112,8 @@ impl Epochs {
         state.base = Some(base);
         state.difference_since_ms = now_ms();
         failpoint("epoch.before-retire")?;
+        // the base is durable; a reboot between this and the next line compares everything with it
+        record::note(&self.places, &self.device, &state)?;
         state.write(&self.places)?;
         self.state = state;
         failpoint("epoch.after-retire")?;
@@ -127,15 +131,5 @@ impl Epochs {
     fn unpin(&self, epoch: u64) -> Result<()> {
         let path = self.places.epoch(&self.state.key(), epoch);
         std::fs::remove_file(&path).os_context(|| format!("remove bitmap {}", path.display()))
-    }
-
-    /// Sets the bits of every area that `extent` (bytes of the device) touches.
-    fn mark(&self, words: &Words, extent: Extent) {
-        let size = self.state.identity.size;
-        let Some(extent) = extent.intersect(&Extent::new(0, size)) else { return };
-        let unit = self.state.granularity.bytes();
-        for area in extent.offset / unit..extent.end().div_ceil(unit) {
-            words.or((area / 64) as usize, 1 << (area % 64));
-        }
     }
 }

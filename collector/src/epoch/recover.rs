@@ -3,7 +3,7 @@
 use super::Epochs;
 use crate::error::Result;
 use crate::sys::bpf::{self, Words};
-use crate::tracker::{Sealed, open_bitmap};
+use crate::tracker::{Sealed, map_id, open_bitmap};
 
 impl Epochs {
     /// Finishes or undoes a cut that was cut short, and removes bitmaps that were retired.
@@ -22,11 +22,10 @@ impl Epochs {
 
     /// The pinned epoch whose bitmap is the one the programs use.
     fn find_running(&self, pinned: &[u64]) -> Result<Option<u64>> {
-        let id = |map: &aya::maps::MapData| map.info().map(|info| info.id()).ok();
-        let Ok(running) = self.maps.running_bitmap(self.state.slot) else { return Ok(None) };
+        let Ok(Some(running)) = self.maps.running_bitmap(self.state.slot) else { return Ok(None) };
         for epoch in pinned.iter().rev() {
             let map = open_bitmap(&self.places, &self.state.key(), *epoch)?;
-            if id(&map).is_some() && id(&map) == id(&running) {
+            if map_id(&map) == Some(running) {
                 return Ok(Some(*epoch));
             }
         }

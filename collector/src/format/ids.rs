@@ -22,6 +22,10 @@ macro_rules! ulid_name {
             pub const fn from_bytes(bytes: [u8; 16]) -> Self {
                 Self(u128::from_be_bytes(bytes))
             }
+            /// When it was made, in Unix milliseconds, by the clock of its maker.
+            pub const fn unix_millis(self) -> u64 {
+                (self.0 >> 80) as u64
+            }
             /// Its 16 stored bytes.
             pub const fn to_bytes(self) -> [u8; 16] {
                 self.0.to_be_bytes()

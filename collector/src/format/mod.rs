@@ -1,15 +1,17 @@
 //! What is stored, as bytes: encoders and decoders of every object of a repository (docs/FORMAT.md).
 //!
 //! ```text
-//!   repo.json, manifest   {"check":"<blake3>", magic, version, flags, crypto, "body": {...}}
+//!   repo.json, manifest, …{"check":"<blake3>", magic, version, flags, crypto, "body": {...}}
 //!   segment               header | frames ...            | frame table        | trailer
 //!   index                 header | chunks of pieces ...  | segments, directory | trailer
+//!   record, saved map     what is kept of a tracked device over a reboot (not in a repository)
 //! ```
 //!
 //! Must stay true: no I/O, no clock; a decoder returns the value that was encoded or an error whatever bytes
 //! it is given, never panics, and bounds what it allocates by the limits below; every object begins with
 //! magic, version and feature flags, and both its ends are checked.
 
+mod after;
 mod chunk;
 mod envelope;
 mod frame;
@@ -18,9 +20,11 @@ mod header;
 mod ids;
 mod index;
 mod manifest;
+mod saved;
 mod segment;
 mod varint;
 
+pub use after::{PointMap, Tombstone};
 pub use chunk::{FrameRef, MAX_CHUNK, PIECES_PER_CHUNK, Piece, PieceContent, decode_chunk, encode_chunk};
 pub use envelope::{CRYPTO_NONE, MAX_ENVELOPE};
 pub use frame::{
@@ -34,6 +38,7 @@ pub use manifest::{
     Consistency, DeviceIdent, EpochRange, Geometry, IndexRef, Manifest, ParentRef, PassStats, PointKind,
     RepositoryConfig, Totals,
 };
+pub use saved::{Base, Record, Saved, SavedMap, Witness};
 pub use segment::{MAX_SEGMENT, SEGMENT_FRAMES, SEGMENT_TARGET, SegmentBuilder, SegmentTable, StoredFrame};
 
 use crate::error::{Error, Kind};

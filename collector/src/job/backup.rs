@@ -5,8 +5,9 @@ use super::passes::{Pace, Passes, unix_ms};
 use super::still::Still;
 use super::{Ledger, Show, place};
 use crate::block::{ExtentSet, Granularity};
+use crate::chain::{Chain, Content};
 use crate::copy::How;
-use crate::diff::Difference;
+use crate::diff::{self, Difference};
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::{Compression, Consistency, DeviceIdent, EpochRange, Geometry, Manifest};
 use crate::repository::{FinishInfo, NewPoint, Repository};
@@ -198,10 +199,22 @@ fn first_pass(passes: &mut Passes<'_>, ground: &Ground, pending: &Difference) ->
         }
         Ground::On(chain) if !pending.suspect.is_empty() => {
             let usage = passes.subject.survey.used()?;
-            passes.first("comparing", &usage.used.union(&pending.extents), Some(chain))
+            let emptied = usage.zero.intersect(&stored_in(chain, !usage.zero.is_empty())?);
+            let extents = usage.used.union(&pending.extents).union(&emptied);
+            passes.first("comparing", &extents, Some(chain))
         }
         Ground::On(_) => passes.first("changed", &pending.extents, None),
     }
+}
+
+/// Where the chain's image holds anything but zeros, if anybody wants to know; at most it says too much.
+fn stored_in(chain: &Chain, wanted: bool) -> Result<ExtentSet> {
+    let mut failed = None;
+    let pieces = wanted.then(|| chain.pieces()).transpose()?.into_iter().flatten();
+    let stored = pieces.map_while(|piece| piece.map_err(|e| failed = Some(e)).ok());
+    let extents = stored.filter(|p| matches!(p.content, Content::Stored(_))).map(|p| p.extent);
+    let found = diff::coarsened(extents, diff::MAX_EXTENTS);
+    failed.map_or(Ok(found), Err)
 }
 
 /// Finishes the point and, once it is durable, forgets the epochs it holds.

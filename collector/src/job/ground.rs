@@ -6,8 +6,9 @@
 use super::{Ledger, Subject, Wishes};
 use crate::chain::Chain;
 use crate::error::Result;
-use crate::format::{Geometry, PointId};
+use crate::format::{DeviceId, Geometry, PointId};
 use crate::repository::Repository;
+use crate::tracker::Base;
 
 /// What a new point stands on.
 pub(super) enum Ground {
@@ -40,23 +41,7 @@ impl Ground {
         ledger: &dyn Ledger,
         repo: &Repository,
     ) -> Result<Result<Chain, String>> {
-        let Some(base) = ledger.base() else { return Ok(Err("first since tracking began".into())) };
-        if base.repo != repo.uuid().to_string() {
-            return Ok(Err(format!("the last point is in another repository ({})", base.repo)));
-        }
-        let point: PointId = base.point.parse()?;
-        let chain = Chain::resolve(repo, &subject.ident.id, point)?;
-        let top = chain.top();
-        if top.session.as_deref() != Some(ledger.session()) {
-            return Ok(Err("the last point is of another tracking session".into()));
-        }
-        if top.geometry != subject.geometry() {
-            let Geometry { size, logical_block, .. } = top.geometry;
-            return Ok(Err(format!(
-                "the device had {size} bytes in blocks of {logical_block} at the last point"
-            )));
-        }
-        Ok(Ok(chain))
+        standing(&subject.ident.id, subject.geometry(), ledger.session(), ledger.base(), repo)
     }
 
     /// The parent.
@@ -66,6 +51,36 @@ impl Ground {
             Self::On(chain) => Some(chain.top().point),
         }
     }
+}
+
+/// The chain of the point that the pending difference is relative to; the inner failure is why there is none.
+///
+/// # Errors
+/// If the repository cannot be read, or the chain is not whole.
+pub fn standing(
+    device: &DeviceId,
+    geometry: Geometry,
+    session: &str,
+    base: Option<&Base>,
+    repo: &Repository,
+) -> Result<Result<Chain, String>> {
+    let Some(base) = base else { return Ok(Err("first since tracking began".into())) };
+    if base.repo != repo.uuid().to_string() {
+        return Ok(Err(format!("the last point is in another repository ({})", base.repo)));
+    }
+    let point: PointId = base.point.parse()?;
+    let chain = Chain::resolve(repo, device, point)?;
+    let top = chain.top();
+    if top.session.as_deref() != Some(session) {
+        return Ok(Err("the last point is of another tracking session".into()));
+    }
+    if top.geometry != geometry {
+        let Geometry { size, logical_block, .. } = top.geometry;
+        return Ok(Err(format!(
+            "the device had {size} bytes in blocks of {logical_block} at the last point"
+        )));
+    }
+    Ok(Ok(chain))
 }
 
 /// An error and its causes on one line.

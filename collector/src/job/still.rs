@@ -67,7 +67,8 @@ impl Passes<'_> {
         let hold = match hold {
             Ok(hold) => hold,
             Err(error) => {
-                self.notes.push(format!("not frozen: {}", chain_of(&error)));
+                let advice = error.advice().map(|advice| format!(" ({advice})")).unwrap_or_default();
+                self.notes.push(format!("not frozen: {}{advice}", chain_of(&error)));
                 return self.unfrozen(wishes);
             }
         };

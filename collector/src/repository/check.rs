@@ -5,8 +5,8 @@ use super::points::words;
 use super::{PointState, Repository, keys};
 use crate::error::{Kind, Result};
 use crate::format::{
-    Blake3, CELL, MAX_SEGMENT, Manifest, Piece, PieceContent, PointId, SegmentId, SegmentRef, SegmentTable,
-    damaged, decode_frame,
+    Blake3, CELL, DeviceId, IndexRef, MAX_SEGMENT, Manifest, Piece, PieceContent, PointId, PointMap,
+    SegmentId, SegmentRef, SegmentTable, damaged, decode_frame,
 };
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -54,12 +54,19 @@ pub fn check(repo: &Repository, read_data: bool, progress: &mut dyn FnMut(u64, u
     let mut check = Check { repo, found: BTreeMap::new(), users: HashMap::new(), report: Report::default() };
     let points = check.points()?;
     let mut indexes = Vec::new();
-    for manifest in &points {
-        if let Some(index) = check.index(manifest, read_data)? {
-            indexes.push((manifest.point, index));
+    for (manifest, map) in &points {
+        let own = check.repo.index(manifest);
+        let told = (manifest.index, manifest.totals.covered_bytes);
+        let key = keys::index(&manifest.device.id, manifest.point);
+        indexes.extend(check.index(&key, manifest.point, own, told, read_data)?);
+        if let Some(map) = map {
+            let key = keys::map(&map.device, map.point, map.number);
+            let opened = check.repo.map_index(map, manifest.geometry.size);
+            let told = (map.index, map.covered_bytes);
+            indexes.extend(check.index(&key, map.point, opened, told, read_data)?);
         }
     }
-    check.stray_indexes(&points)?;
+    check.strays(&points)?;
     check.segments(read_data, progress)?;
     if read_data {
         for (point, index) in &indexes {
@@ -104,18 +111,27 @@ impl Check<'_> {
         }
     }
 
-    /// Every manifest and its parent.
-    fn points(&mut self) -> Result<Vec<Manifest>> {
+    /// Every manifest, and its map or, without one, its parent. Dropped points too: until they are swept, others
+    /// may stand on them.
+    fn points(&mut self) -> Result<Vec<(Manifest, Option<PointMap>)>> {
         let mut good = Vec::new();
-        for entry in self.repo.points()? {
+        let mut mapped: BTreeMap<DeviceId, BTreeMap<PointId, u32>> = BTreeMap::new();
+        for entry in self.repo.all_points()? {
             self.report.points += 1;
             let key = keys::manifest(&entry.device, entry.id);
+            if !mapped.contains_key(&entry.device) {
+                mapped.insert(entry.device.clone(), self.repo.mapped(&entry.device)?);
+            }
             match entry.state {
                 PointState::Damaged(what) => self.damage(&key, what, [entry.id]),
-                PointState::Good { manifest, .. } => {
-                    let parent = self.repo.parent_of(&manifest);
-                    self.judge(&key, &[entry.id], parent)?;
-                    good.push(*manifest);
+                PointState::Good { manifest, hash } => {
+                    let number = mapped.get(&entry.device).and_then(|m| m.get(&entry.id)).copied();
+                    let map = self.map(&manifest, hash, number)?;
+                    if map.is_none() {
+                        let parent = self.repo.parent_of(&manifest);
+                        self.judge(&key, &[entry.id], parent)?;
+                    }
+                    good.push((*manifest, map));
                 }
             }
         }
@@ -127,36 +143,52 @@ impl Check<'_> {
         Ok(good)
     }
 
+    /// A point's map, if it has one that can be used; one that cannot harms the point only if its chain is gone.
+    fn map(&mut self, manifest: &Manifest, hash: Blake3, number: Option<u32>) -> Result<Option<PointMap>> {
+        let Some(number) = number else { return Ok(None) };
+        let key = keys::map_commit(&manifest.device.id, manifest.point, number);
+        let map = self.repo.point_map(&manifest.device.id, manifest.point, hash, number);
+        let Some(map) = self.judge(&key, &[], map)? else { return Ok(None) };
+        let opened = self.repo.map_index(&map, manifest.geometry.size).map(drop);
+        let key = keys::map(&map.device, map.point, map.number);
+        Ok(self.judge(&key, &[], opened)?.map(|()| map))
+    }
+
     /// An index: footer, every chunk, every piece inside its segment; with `whole`, the hash of all its bytes.
-    fn index(&mut self, manifest: &Manifest, whole: bool) -> Result<Option<IndexReader>> {
-        let key = keys::index(&manifest.device.id, manifest.point);
-        let points = [manifest.point];
-        let opened = self.repo.index(manifest);
-        let Some(index) = self.judge(&key, &points, opened)? else { return Ok(None) };
+    fn index(
+        &mut self,
+        key: &str,
+        point: PointId,
+        opened: Result<IndexReader>,
+        (told, covered): (IndexRef, u64),
+        whole: bool,
+    ) -> Result<Option<(PointId, IndexReader)>> {
+        let points = [point];
+        let Some(index) = self.judge(key, &points, opened)? else { return Ok(None) };
         for segment in index.segments() {
             let (told, users) = self.users.entry(segment.id).or_insert((*segment, BTreeSet::new()));
-            users.insert(manifest.point);
+            users.insert(point);
             if told != segment {
-                self.damage(&key, format!("says other than another index of segment {}", segment.id), points);
+                self.damage(key, format!("says other than another index of segment {}", segment.id), points);
             }
         }
         let mut sums = (0, 0);
         for piece in index.pieces() {
-            let Some(piece) = self.judge(&key, &points, piece)? else { return Ok(None) };
+            let Some(piece) = self.judge(key, &points, piece)? else { return Ok(None) };
             sums = (sums.0 + 1, sums.1 + piece.extent.length);
         }
         self.report.pieces += sums.0;
-        if sums != (manifest.index.pieces, manifest.totals.covered_bytes) {
-            self.damage(&key, "has other pieces than its manifest counts", points);
+        if sums != (told.pieces, covered) {
+            self.damage(key, "has other pieces than its manifest counts", points);
         }
         if whole {
-            let hash = self.hash_object(&key, manifest.index.len);
-            let hash = self.judge(&key, &points, hash)?;
-            if hash.is_some_and(|hash| hash != manifest.index.hash) {
-                self.damage(&key, "its bytes are not those its manifest was written for", points);
+            let hash = self.hash_object(key, told.len);
+            let hash = self.judge(key, &points, hash)?;
+            if hash.is_some_and(|hash| hash != told.hash) {
+                self.damage(key, "its bytes are not those its manifest was written for", points);
             }
         }
-        Ok(Some(index))
+        Ok(Some((point, index)))
     }
 
     fn hash_object(&mut self, key: &str, len: u64) -> Result<Blake3> {
@@ -203,11 +235,21 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// Indexes that no readable manifest names.
-    fn stray_indexes(&mut self, points: &[Manifest]) -> Result<()> {
-        let named: BTreeSet<String> = points.iter().map(|m| keys::index(&m.device.id, m.point)).collect();
+    /// Indexes and maps that no readable manifest or commit names; unreadable tombstones.
+    fn strays(&mut self, points: &[(Manifest, Option<PointMap>)]) -> Result<()> {
+        let named: BTreeSet<String> =
+            points.iter().map(|(m, _)| keys::index(&m.device.id, m.point)).collect();
         let there = self.repo.store().list("idx")?;
         self.report.unreferenced += there.iter().filter(|(key, _)| !named.contains(key)).count() as u64;
+        let maps = self.repo.store().list("map")?;
+        let found: BTreeSet<_> = maps.iter().filter_map(|(key, _)| keys::parse_map(key)).collect();
+        let lonely =
+            found.iter().filter(|(d, p, n, commit)| !commit && !found.contains(&(d.clone(), *p, *n, true)));
+        self.report.unreferenced += lonely.count() as u64;
+        for (device, point) in self.repo.buried(None)? {
+            let tombstone = self.repo.tombstone(&device, point);
+            self.judge(&keys::tombstone(&device, point), &[], tombstone)?;
+        }
         Ok(())
     }
 
@@ -254,10 +296,10 @@ impl Check<'_> {
     }
 
     /// A point is harmed by what harms any point below it.
-    fn spread(&mut self, points: &[Manifest]) {
-        // parents come before their children
+    fn spread(&mut self, points: &[(Manifest, Option<PointMap>)]) {
+        // parents come before their children; a point with a map does not need its parent
         for harmed in self.found.values_mut() {
-            for manifest in points {
+            for (manifest, _) in points.iter().filter(|(_, map)| map.is_none()) {
                 if manifest.parent.is_some_and(|p| harmed.contains(&p.point)) {
                     harmed.insert(manifest.point);
                 }

@@ -132,6 +132,33 @@ impl IndexWriter {
     }
 }
 
+/// An index, and what is known of it from the object that commits it.
+pub(super) struct Asked<'a> {
+    /// Its key.
+    pub key: String,
+    /// The repository it belongs to.
+    pub repository: RepositoryId,
+    /// The point it is of.
+    pub point: PointId,
+    /// Bytes of the device.
+    pub size: u64,
+    /// What its commit says of it.
+    pub told: &'a IndexRef,
+}
+
+impl<'a> Asked<'a> {
+    /// A point's own index.
+    pub fn of(manifest: &'a Manifest) -> Self {
+        Self {
+            key: keys::index(&manifest.device.id, manifest.point),
+            repository: manifest.repository,
+            point: manifest.point,
+            size: manifest.geometry.size,
+            told: &manifest.index,
+        }
+    }
+}
+
 /// An index whose footer was read and checked.
 #[derive(Clone)]
 pub(crate) struct IndexReader {
@@ -142,23 +169,22 @@ pub(crate) struct IndexReader {
 }
 
 impl IndexReader {
-    /// Opens the index of `manifest` and checks that it is that one.
-    pub(super) fn open(store: &Arc<Store>, manifest: &Manifest) -> Result<Self> {
-        let key = keys::index(&manifest.device.id, manifest.point);
-        let opened = Self::footer(store, &key, manifest);
-        let footer = opened.map_err(|e| lost(e).within(format!("open index {key}")))?;
+    /// Opens an index and checks that it is the one `asked` speaks of.
+    pub(super) fn open(store: &Arc<Store>, asked: &Asked<'_>) -> Result<Self> {
+        let key = asked.key.clone();
+        let footer = Self::footer(store, asked).map_err(|e| lost(e).within(format!("open index {key}")))?;
         let (store, footer) = (Arc::clone(store), Arc::new(footer));
-        Ok(Self { store, key, size: manifest.geometry.size, footer })
+        Ok(Self { store, key, size: asked.size, footer })
     }
 
-    fn footer(store: &Store, key: &str, manifest: &Manifest) -> Result<IndexFooter> {
-        let told = &manifest.index;
+    fn footer(store: &Store, asked: &Asked<'_>) -> Result<IndexFooter> {
+        let (key, told) = (&asked.key, asked.told);
         let len = store.len(key)?;
         if len != told.len || len < (HEADER_LEN + TRAILER_LEN) as u64 {
             return Err(damaged(format!("{len} bytes long, its manifest says {}", told.len)));
         }
         let header = store.get_range(key, 0, HEADER_LEN as u64)?;
-        Header::decode(ObjectKind::Index, &header)?.expect(manifest.repository, manifest.point.to_bytes())?;
+        Header::decode(ObjectKind::Index, &header)?.expect(asked.repository, asked.point.to_bytes())?;
         let last = store.get_range(key, len - TRAILER_LEN as u64, TRAILER_LEN as u64)?;
         let trailer = Trailer::decode(ObjectKind::Index, &last, len)?;
         let bytes = store.get_range(key, trailer.footer_at, trailer.footer_len)?;

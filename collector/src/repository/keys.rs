@@ -16,6 +16,45 @@ pub(super) fn manifest(device: &DeviceId, point: PointId) -> String {
     format!("bak/{device}/{point}.json")
 }
 
+/// The map number `number` of a point: an index.
+pub(super) fn map(device: &DeviceId, point: PointId, number: u32) -> String {
+    format!("map/{device}/{point}/{number}")
+}
+
+/// Its commit.
+pub(super) fn map_commit(device: &DeviceId, point: PointId, number: u32) -> String {
+    format!("map/{device}/{point}/{number}.json")
+}
+
+pub(super) fn tombstone(device: &DeviceId, point: PointId) -> String {
+    format!("del/{device}/{point}.json")
+}
+
+/// The point and number of a map's key; true: it is the commit's.
+pub(super) fn parse_map(key: &str) -> Option<(DeviceId, PointId, u32, bool)> {
+    let (device, rest) = key.strip_prefix("map/")?.split_once('/')?;
+    let (point, file) = rest.split_once('/')?;
+    let number = file.strip_suffix(".json").unwrap_or(file).parse().ok()?;
+    let (device, point) = (DeviceId::new(device).ok()?, point.parse().ok()?);
+    if key == map(&device, point, number) {
+        return Some((device, point, number, false));
+    }
+    (key == map_commit(&device, point, number)).then_some((device, point, number, true))
+}
+
+/// The point whose tombstone has this key.
+pub(super) fn parse_tombstone(key: &str) -> Option<(DeviceId, PointId)> {
+    let (device, file) = key.strip_prefix("del/")?.split_once('/')?;
+    let point = file.strip_suffix(".json")?.parse().ok()?;
+    Some((DeviceId::new(device).ok()?, point))
+}
+
+/// The point whose index has this key.
+pub(super) fn parse_index(key: &str) -> Option<(DeviceId, PointId)> {
+    let (device, point) = key.strip_prefix("idx/")?.split_once('/')?;
+    Some((DeviceId::new(device).ok()?, point.parse().ok()?))
+}
+
 /// The point whose manifest has this key; `None` for a key that no manifest has.
 pub(super) fn parse_manifest(key: &str) -> Option<(DeviceId, PointId)> {
     let (device, file) = key.strip_prefix("bak/")?.split_once('/')?;
@@ -38,7 +77,7 @@ mod tests {
     fn keys_are_exact() {
         let (device, point) = (DeviceId::new("web1").unwrap(), PointId::generate());
         let key = manifest(&device, point);
-        assert_eq!(parse_manifest(&key), Some((device, point)));
+        assert_eq!(parse_manifest(&key), Some((device.clone(), point)));
         for bad in
             ["bak/web1/x.json", "bak/../x", "bak//01.json", "idx/web1/a", "bak/Web1/a.json", "bak/a/b/c.json"]
         {
@@ -48,5 +87,9 @@ mod tests {
         let id = SegmentId::generate();
         assert_eq!(parse_segment(&segment(id)), Some(id));
         assert_eq!(parse_segment(&format!("seg/zz/{id}")), None);
+        assert_eq!(parse_map(&map(&device, point, 7)), Some((device.clone(), point, 7, false)));
+        assert_eq!(parse_map(&map_commit(&device, point, 7)), Some((device.clone(), point, 7, true)));
+        assert_eq!(parse_map(&format!("map/web1/{point}/07")), None);
+        assert_eq!(parse_tombstone(&tombstone(&device, point)), Some((device, point)));
     }
 }

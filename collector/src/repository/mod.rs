@@ -6,7 +6,8 @@
 //!   idx/<device>/<point>            the point's pieces
 //!   bak/<device>/<point>.json       manifest = commit, written last
 //!   lock/<device>                   local repositories: flock, one writer per device
-//!   map/ del/                       reserved
+//!   map/<device>/<point>/<n>        an index of the point's whole image, written by a merge
+//!   del/<device>/<point>.json       tombstone: the point is not wanted any more
 //! ```
 //!
 //! Must stay true: **a manifest names only a durable index, an index only durable segments**: data is published,
@@ -15,10 +16,13 @@
 //! keys are exact and never prefixes.
 
 mod check;
+mod drop;
 mod index;
 mod keys;
 mod lock;
+mod maps;
 mod open;
+mod orphans;
 mod overlay;
 mod points;
 mod read;
@@ -28,12 +32,14 @@ mod upload;
 mod writer;
 
 pub use check::{Damage, Report, check};
+pub use drop::Swept;
 pub use lock::DeviceLock;
 pub use open::Repository;
 pub use points::{PointEntry, PointState};
 pub use read::{Content, Piece, Stored};
 pub use writer::{FinishInfo, NewPoint, PointWriter};
 
+pub(crate) use index::IndexReader;
 pub(crate) use overlay::{PieceStream, stack};
 pub(crate) use run::Run;
 
@@ -47,7 +53,8 @@ fn lost(error: Error) -> Error {
     error
 }
 
-fn unix_millis() -> u64 {
+/// Now, in Unix milliseconds.
+pub(crate) fn unix_millis() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.map_or(0, |d| d.as_millis() as u64)
 }

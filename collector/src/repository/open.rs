@@ -1,6 +1,6 @@
 //! Making and opening a repository.
 
-use super::index::IndexReader;
+use super::index::{Asked, IndexReader};
 use super::store::{FOLDERS, Store};
 use super::{keys, tool, unix_millis};
 use crate::error::{Context, Error, Kind, Result};
@@ -109,7 +109,7 @@ impl Repository {
 
     /// Opens a point's index.
     pub(crate) fn index(&self, manifest: &Manifest) -> Result<IndexReader> {
-        IndexReader::open(&self.store, manifest)
+        IndexReader::open(&self.store, &Asked::of(manifest))
     }
 }
 

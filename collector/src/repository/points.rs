@@ -3,7 +3,7 @@
 use super::{Repository, keys, lost};
 use crate::error::{Error, Kind, Result};
 use crate::format::{Blake3, DeviceId, MAX_ENVELOPE, Manifest, PointId};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 /// A recovery point as the listing knows it.
 #[derive(Clone, Debug)]
@@ -41,19 +41,59 @@ impl PointEntry {
 }
 
 impl Repository {
-    /// All points of all devices, oldest first, a child always after its parent; damaged ones are listed as such.
+    /// The points of all devices, oldest first, a child always after its parent; damaged ones are listed as such,
+    /// dropped ones not.
     ///
     /// # Errors
     /// If the store cannot be listed or read.
     pub fn points(&self) -> Result<Vec<PointEntry>> {
-        self.points_under("bak")
+        let buried = self.buried(None)?;
+        let mut points = self.all_points()?;
+        points.retain(|p| !buried.contains(&(p.device.clone(), p.id)));
+        Ok(points)
     }
 
-    /// All points of one device, newest last.
+    /// The points of one device, newest last.
     ///
     /// # Errors
     /// As [`points`](Self::points).
     pub fn points_of(&self, device: &DeviceId) -> Result<Vec<PointEntry>> {
+        let buried = self.buried(Some(device))?;
+        let mut points = self.all_points_of(device)?;
+        points.retain(|p| !buried.contains(&(p.device.clone(), p.id)));
+        Ok(points)
+    }
+
+    /// The points of all devices that have a map: their chains end there.
+    ///
+    /// # Errors
+    /// If the store cannot be listed.
+    pub fn standing_alone(&self) -> Result<BTreeSet<PointId>> {
+        let keys = self.store().list("map")?;
+        let commits = keys.iter().filter_map(|(key, _)| keys::parse_map(key)).filter(|(.., commit)| *commit);
+        Ok(commits.map(|(_, point, ..)| point).collect())
+    }
+
+    /// The devices that have points, dropped ones too.
+    ///
+    /// # Errors
+    /// If the store cannot be listed.
+    pub fn devices(&self) -> Result<Vec<DeviceId>> {
+        let mut devices: BTreeSet<DeviceId> =
+            self.buried(None)?.into_iter().map(|(device, _)| device).collect();
+        devices.extend(
+            self.store().list("bak")?.iter().filter_map(|(key, _)| Some(keys::parse_manifest(key)?.0)),
+        );
+        Ok(devices.into_iter().collect())
+    }
+
+    /// As [`points`](Self::points), those with a tombstone too.
+    pub(crate) fn all_points(&self) -> Result<Vec<PointEntry>> {
+        self.points_under("bak")
+    }
+
+    /// As [`points_of`](Self::points_of), those with a tombstone too.
+    pub(crate) fn all_points_of(&self, device: &DeviceId) -> Result<Vec<PointEntry>> {
         self.points_under(&format!("bak/{device}"))
     }
 
@@ -170,11 +210,6 @@ fn sort_by_age(points: &mut [PointEntry]) {
         }
     }
     // a damaged manifest still has the time in its name
-    let age = |p: &PointEntry| ages.get(&p.id).copied().unwrap_or((id_millis(p.id), 0));
+    let age = |p: &PointEntry| ages.get(&p.id).copied().unwrap_or((p.id.unix_millis(), 0));
     points.sort_by_key(|p| (age(p), p.id));
-}
-
-fn id_millis(id: PointId) -> u64 {
-    let bytes = id.to_bytes();
-    u64::from_be_bytes([0, 0, bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5]])
 }

@@ -18,7 +18,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Poll, Wake, Waker};
 
 /// The folders a local repository has from its creation.
-pub(super) const FOLDERS: [&str; 4] = ["seg", "idx", "bak", "lock"];
+pub(super) const FOLDERS: [&str; 6] = ["seg", "idx", "bak", "lock", "map", "del"];
 
 /// A store of objects.
 pub(crate) struct Store {
@@ -149,6 +149,21 @@ impl Store {
         let synced = std::fs::File::open(&path).and_then(|f| f.sync_all());
         synced.map_err(|e| Error::os(format!("sync {key}"), e))?;
         path.parent().map_or(Ok(()), sync_folder)
+    }
+
+    /// Removes an object, durably; one that is not there is a success.
+    pub fn delete(&self, key: &str) -> Result<()> {
+        let (objects, path) = (Arc::clone(&self.objects), Key::from(key));
+        match self.wait(async move { objects.delete(&path).await })? {
+            Ok(()) => self.sync_folder_of(key),
+            Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(e) => Err(classify(e, format!("remove {key}"))),
+        }
+    }
+
+    fn sync_folder_of(&self, key: &str) -> Result<()> {
+        let Some(root) = &self.local else { return Ok(()) };
+        root.join(key).parent().filter(|folder| folder.exists()).map_or(Ok(()), sync_folder)
     }
 
     /// Begins an object that is written in parts.

@@ -3,8 +3,10 @@
 //!
 //! Numbers are from `include/uapi/linux/bpf.h`, unchanged 6.1 to 7.3.
 
+use super::privilege::{Capability, explained};
+use crate::block::Extent;
 use crate::error::{Context, Error, Kind, Result};
-use blkdelta_ebpf::Slot;
+use blkdelta_ebpf::{BUCKET, Bucket};
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::mount::MountFlags;
 use std::io;
@@ -18,8 +20,10 @@ const BPF_F_MMAPABLE: u32 = 1 << 10;
 const BPF_F_INNER_MAP: u32 = 1 << 12;
 
 const BPF_MAP_CREATE: i32 = 0;
+const BPF_MAP_LOOKUP_ELEM: i32 = 1;
 const BPF_MAP_DELETE_ELEM: i32 = 3;
 const BPF_OBJ_PIN: i32 = 6;
+const BPF_OBJ_GET: i32 = 7;
 const BPF_OBJ_GET_INFO_BY_FD: i32 = 15;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
@@ -50,7 +54,8 @@ fn raw(fd: BorrowedFd<'_>) -> u32 {
 /// Whatever `BPF_MAP_CREATE` says; `EPERM` without `CAP_BPF`.
 pub fn create_array_of_maps(entries: u32, inner: BorrowedFd<'_>) -> Result<OwnedFd> {
     let fd = bpf(BPF_MAP_CREATE, [BPF_MAP_TYPE_ARRAY_OF_MAPS, 4, 4, entries, 0, raw(inner)])
-        .os_context(|| "create the kernel's table of bitmaps".into())?;
+        .os_context(|| "create the kernel's table of bitmaps".into())
+        .map_err(|e| explained(e, &[Capability::Bpf]))?;
     // SAFETY: the kernel just gave us this descriptor; nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -61,9 +66,10 @@ pub fn create_array_of_maps(entries: u32, inner: BorrowedFd<'_>) -> Result<Owned
 /// Whatever `BPF_MAP_CREATE` says; `ENOMEM` when the kernel has no room for it.
 pub fn create_bitmap(words: u32) -> Result<OwnedFd> {
     let flags = BPF_F_MMAPABLE | BPF_F_INNER_MAP;
-    let fd = bpf(BPF_MAP_CREATE, [BPF_MAP_TYPE_ARRAY, 4, 8, words, flags]).os_context(|| {
-        format!("make a bitmap of {} KiB in the kernel", (u64::from(words) * 8).div_ceil(1024))
-    })?;
+    let what = || format!("make a bitmap of {} KiB in the kernel", (u64::from(words) * 8).div_ceil(1024));
+    let fd = bpf(BPF_MAP_CREATE, [BPF_MAP_TYPE_ARRAY, 4, 8, words, flags])
+        .os_context(what)
+        .map_err(|e| explained(e, &[Capability::Bpf]))?;
     // SAFETY: the kernel just gave us this descriptor; nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -78,6 +84,35 @@ pub fn pin(object: BorrowedFd<'_>, path: &Path) -> Result<()> {
     let [low, high] = halves(name.as_ptr());
     bpf(BPF_OBJ_PIN, [low, high, raw(object), 0]).os_context(|| format!("pin at {}", path.display()))?;
     Ok(())
+}
+
+/// Opens what is pinned at `path`.
+///
+/// # Errors
+/// Whatever `BPF_OBJ_GET` says.
+pub fn open_pin(path: &Path) -> Result<OwnedFd> {
+    let what = || format!("open the pin {}", path.display());
+    let name = std::ffi::CString::new(path.as_os_str().as_encoded_bytes())
+        .map_err(|e| Error::caused(Kind::Usage, what(), e))?;
+    let [low, high] = halves(name.as_ptr());
+    let fd = bpf(BPF_OBJ_GET, [low, high, 0, 0]).os_context(what)?;
+    // SAFETY: the kernel just gave us this descriptor; nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The id of the map at an index of an array of maps; `None` if there is none. (aya opens it by that id, which takes
+/// `CAP_SYS_ADMIN`.)
+///
+/// # Errors
+/// Whatever `BPF_MAP_LOOKUP_ELEM` says.
+pub fn entry_id(outer: BorrowedFd<'_>, index: u32) -> Result<Option<u32>> {
+    let (key, mut id) = (index, 0u32);
+    let ([k0, k1], [v0, v1]) = (halves(&raw const key), halves(&raw mut id));
+    match bpf(BPF_MAP_LOOKUP_ELEM, [raw(outer), 0, k0, k1, v0, v1, 0, 0]) {
+        Ok(_) => Ok(Some(id)),
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(e) => Err(Error::os(format!("find bitmap {index} in the kernel's table"), e)),
+    }
 }
 
 /// Removes an entry of an array of maps; the kernel waits until no program uses it any more.
@@ -98,6 +133,8 @@ pub fn clear_entry(outer: BorrowedFd<'_>, index: u32) -> Result<()> {
 /// What the kernel knows about a program's runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Runs {
+    /// The program's id.
+    pub id: u32,
     /// Time in the program, ns; counted only while `kernel.bpf_stats_enabled` is 1.
     pub nanoseconds: u64,
     /// Number of runs, likewise.
@@ -106,7 +143,7 @@ pub struct Runs {
     pub skipped: u64,
 }
 
-/// Reads [`Runs`] of a program (`struct bpf_prog_info`: `run_time_ns`, `run_cnt`, `recursion_misses`).
+/// Reads [`Runs`] of a program (`struct bpf_prog_info`: `id`, `run_time_ns`, `run_cnt`, `recursion_misses`).
 ///
 /// # Errors
 /// Whatever `BPF_OBJ_GET_INFO_BY_FD` says; `Unsupported` if this kernel does not count skipped runs (before 5.12).
@@ -125,7 +162,8 @@ pub fn runs(program: BorrowedFd<'_>) -> Result<Runs> {
     if (attributes[1] as usize) < (RUN_TIME + 3) * 8 {
         return Err(Error::new(Kind::Unsupported, "this kernel does not count skipped runs of BPF programs"));
     }
-    Ok(Runs { nanoseconds: info[RUN_TIME], count: info[RUN_TIME + 1], skipped: info[RUN_TIME + 2] })
+    let id = (info[0] >> 32) as u32; // `type`, then `id`
+    Ok(Runs { id, nanoseconds: info[RUN_TIME], count: info[RUN_TIME + 1], skipped: info[RUN_TIME + 2] })
 }
 
 /// A memory-mapped array of 64-bit words that the kernel's programs write to at the same time.
@@ -172,6 +210,13 @@ impl Words {
         }
     }
 
+    /// Sets the bit of every area of `unit` bytes that `extent` touches.
+    pub fn mark(&self, unit: u64, extent: Extent) {
+        for area in extent.offset / unit..extent.end().div_ceil(unit) {
+            self.or((area / 64) as usize, 1 << (area % 64));
+        }
+    }
+
     /// All words, in order.
     pub fn iter(&self) -> impl Iterator<Item = u64> + '_ {
         (0..self.count).map(|i| self.get(i))
@@ -189,29 +234,37 @@ impl Words {
 #[derive(Debug)]
 pub struct InFlight(Words);
 
+/// A write in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flight {
+    /// Which request or bio, and of which disk.
+    pub key: u64,
+    /// First sector on the whole disk.
+    pub sector: u64,
+    /// Sectors.
+    pub count: u64,
+}
+
 impl InFlight {
-    const WORDS: usize = size_of::<Slot>() / 8;
+    const BUCKET_WORDS: usize = size_of::<Bucket>() / 8;
 
     /// Maps the table.
     ///
     /// # Errors
     /// If the map is smaller or not memory-mappable.
     pub fn map(fd: BorrowedFd<'_>) -> Result<Self> {
-        Words::map(fd, u64::from(blkdelta_ebpf::SLOTS) * Self::WORDS as u64).map(Self)
+        let buckets = blkdelta_ebpf::SLOTS as usize / BUCKET;
+        Words::map(fd, (buckets * Self::BUCKET_WORDS) as u64).map(Self)
     }
 
-    /// The slots that are taken. One that changes while it is read yields a wrong range at worst: its old
-    /// write has completed (and was marked then), its new one marks the running epoch itself.
-    pub fn taken(&self) -> impl Iterator<Item = Slot> + '_ {
-        (0..self.0.len() / Self::WORDS).filter_map(|i| {
-            let at = i * Self::WORDS;
+    /// What stands in the slots that are taken. One that changes while it is read yields a wrong range at worst: its
+    /// old write has completed (and was marked then), its new one marks the running epoch itself.
+    pub fn taken(&self) -> impl Iterator<Item = Flight> + '_ {
+        let buckets = (0..self.0.len()).step_by(Self::BUCKET_WORDS);
+        buckets.flat_map(|bucket| bucket..bucket + BUCKET).filter_map(|at| {
             let key = self.0.get(at);
-            (key != 0).then(|| Slot {
-                key,
-                sector: self.0.get(at + 1),
-                count: self.0.get(at + 2),
-                born: self.0.get(at + 3),
-            })
+            let [sector, count] = [1, 2].map(|field| self.0.get(at + field * BUCKET));
+            (key != 0).then_some(Flight { key, sector, count })
         })
     }
 }
@@ -232,6 +285,7 @@ pub fn mount_bpffs(path: &Path) -> Result<()> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     rustix::mount::mount("bpf", path, "bpf", flags, Some(c"mode=0700"))
         .os_context(|| format!("mount a BPF file system at {}", path.display()))
+        .map_err(|e| explained(e, &[Capability::SysAdmin]))
 }
 
 /// The running kernel's boot, so that a state file of an earlier boot is never believed.

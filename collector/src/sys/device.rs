@@ -3,9 +3,13 @@
 //! A device number is the kernel's own `dev_t`: `major << 20 | minor`, as the block layer's structures hold it.
 
 mod driver;
+mod makeup;
 
 pub use driver::Driver;
+pub use makeup::Makeup;
+pub(super) use makeup::TableLine;
 
+use super::privilege::{Capability, explained};
 use super::{ioctl, mounts};
 use crate::block::SECTOR;
 use crate::error::{Context, Error, Kind, Result};
@@ -110,6 +114,17 @@ impl BlockDevice {
         Ok(device)
     }
 
+    /// Every block device of this machine that can be examined; others come and go.
+    ///
+    /// # Errors
+    /// If sysfs cannot be listed.
+    pub fn all() -> Result<Vec<Self>> {
+        let folder = "/sys/dev/block";
+        let list = std::fs::read_dir(folder).os_context(|| format!("list {folder}"))?;
+        let found = list.flatten().filter_map(|entry| entry.path().canonicalize().ok());
+        Ok(found.filter_map(|sysfs| Self::of_sysfs(sysfs).ok()).collect())
+    }
+
     /// The device with a kernel `dev_t`.
     ///
     /// # Errors
@@ -155,6 +170,14 @@ impl BlockDevice {
             sysfs,
             disk_sysfs,
         })
+    }
+
+    /// Its size at this moment, in bytes.
+    ///
+    /// # Errors
+    /// If the device is gone.
+    pub fn size_now(&self) -> Result<u64> {
+        Ok(number(&self.sysfs, "size")? * SECTOR)
     }
 
     /// Bytes from the disk's beginning to this device's; 0 for a whole disk.
@@ -250,6 +273,17 @@ impl BlockDevice {
             Err(rustix::io::Errno::BUSY) => Ok(true),
             Err(e) => Err(Error::os(format!("open {}", self.path.display()), e)),
         }
+    }
+
+    /// Makes the kernel refuse writes to the device (`BLKROSET`), or take them again.
+    ///
+    /// # Errors
+    /// If it cannot be opened or the kernel says no.
+    pub fn set_read_only(&self, on: bool) -> Result<()> {
+        let what = || format!("make {} {}", self.path.display(), if on { "read-only" } else { "writable" });
+        // blkdev_roset, block/ioctl.c
+        let set = File::open(&self.path).and_then(|file| ioctl::set_read_only(file, on)).os_context(what);
+        set.map_err(|e| explained(e, &[Capability::SysAdmin]))
     }
 
     /// Writes back what the device's own page cache holds (a mounted file system has its own cache).

@@ -9,6 +9,7 @@
 //! cannot do direct I/O (there is no second cache there).
 
 use super::ioctl;
+use super::privilege::{Capability, explained};
 use crate::block::Extent;
 use crate::error::{Context, Error, Kind, Result};
 use rustix::fs::{FallocateFlags, FileType, Mode, OFlags};
@@ -141,7 +142,10 @@ impl DirectFile {
     fn open_device(path: &Path, flags: OFlags) -> Result<Self> {
         let what = || format!("open {} for direct I/O", path.display());
         let flags = flags | OFlags::DIRECT | OFlags::CLOEXEC;
-        let file: File = rustix::fs::open(path, flags, Mode::empty()).os_context(what)?.into();
+        let file: File = rustix::fs::open(path, flags, Mode::empty())
+            .os_context(what)
+            .map_err(|e| explained(e, &[Capability::DacReadSearch]))?
+            .into();
         let size = ioctl::device_size(&file).os_context(|| format!("size of {}", path.display()))?;
         let block =
             ioctl::logical_block(&file).os_context(|| format!("logical block of {}", path.display()))?;

@@ -13,6 +13,7 @@ pub mod freeze;
 pub(crate) mod fsmap;
 pub(crate) mod ioctl;
 pub mod mounts;
+pub mod privilege;
 mod publish;
 
 pub use failpoint::failpoint;

@@ -5,6 +5,7 @@
 //! gives every subvolume its own).
 
 use super::device::kernel_dev;
+use super::privilege::{Capability, explained};
 use crate::error::{Context, Error, Kind, Result};
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use std::ffi::OsString;
@@ -33,7 +34,10 @@ impl Mount {
     pub fn open(&self) -> Result<File> {
         let what = || format!("open mount point {}", self.mountpoint.display());
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file: File = rustix::fs::open(&self.mountpoint, flags, Mode::empty()).os_context(what)?.into();
+        let file: File = rustix::fs::open(&self.mountpoint, flags, Mode::empty())
+            .os_context(what)
+            .map_err(|e| explained(e, &[Capability::DacReadSearch]))?
+            .into();
         if mount_id(&file, "").os_context(what)? != self.id {
             return Err(Error::new(Kind::NotFound, format!("{}: another mount lies over it", what())));
         }

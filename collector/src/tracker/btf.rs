@@ -66,6 +66,41 @@ impl KernelTypes {
     /// # Errors
     /// `Unsupported` if they are not BTF of a kind we know.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
+        let void = Type { kind: 0, wide: false, name: 0, size_or_type: 0, body: 0, count: 0 };
+        let mut all =
+            Self { types: vec![void], words: Vec::new(), strings: Vec::new(), names: HashMap::new() };
+        all.append(bytes)?;
+        Ok(all)
+    }
+
+    /// Asks `question` with the types of a loaded kernel module added; without them if it has none of its own
+    /// (built in, not loaded, or the kernel does not show them).
+    ///
+    /// # Errors
+    /// `Unsupported` if the module's types cannot be understood.
+    pub fn with_module<T>(&mut self, module: &str, question: impl FnOnce(&Self) -> T) -> Result<T> {
+        let bytes = match std::fs::read(Path::new("/sys/kernel/btf").join(module)) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(question(self)),
+            other => other.os_context(|| format!("read the types of kernel module {module}"))?,
+        };
+        self.with(&bytes, question)
+    }
+
+    /// A module's types ("split BTF") go on where the kernel's end: type numbers, and places of strings too.
+    fn with<T>(&mut self, bytes: &[u8], question: impl FnOnce(&Self) -> T) -> Result<T> {
+        let (types, words, strings) = (self.types.len(), self.words.len(), self.strings.len());
+        let answer = self.append(bytes).map(|()| question(self));
+        self.types.truncate(types);
+        self.words.truncate(words);
+        self.strings.truncate(strings);
+        for ids in self.names.values_mut() {
+            ids.retain(|id| (*id as usize) < types);
+        }
+        self.names.retain(|_, ids| !ids.is_empty());
+        answer
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
         let word = |at: usize| -> Result<usize> {
             let b = bytes.get(at..at + 4).ok_or_else(|| damaged("header cut short"))?;
             Ok(u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize)
@@ -79,20 +114,15 @@ impl KernelTypes {
             let end = start.checked_add(length).ok_or_else(|| damaged("section out of range"))?;
             bytes.get(start..end).ok_or_else(|| damaged("section out of range"))
         };
-        let words = section(word(8)?, word(12)?)?
-            .chunks_exact(4)
-            .map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-            .collect();
-        let strings = section(word(16)?, word(20)?)?.to_vec();
-        let mut all = Self { types: Vec::new(), words, strings, names: HashMap::new() };
-        all.read_types()?;
-        Ok(all)
+        let words = section(word(8)?, word(12)?)?.as_chunks::<4>().0;
+        let strings = section(word(16)?, word(20)?)?;
+        let from = self.words.len();
+        self.words.extend(words.iter().map(|b| u32::from_le_bytes(*b)));
+        self.strings.extend_from_slice(strings);
+        self.read_types(from)
     }
 
-    fn read_types(&mut self) -> Result<()> {
-        let void = Type { kind: 0, wide: false, name: 0, size_or_type: 0, body: 0, count: 0 };
-        self.types.push(void);
-        let mut at = 0;
+    fn read_types(&mut self, mut at: usize) -> Result<()> {
         while at < self.words.len() {
             let [name, info, size_or_type] = *self
                 .words
@@ -180,6 +210,20 @@ impl KernelTypes {
             ty = self.plain(member.of);
         }
         if bits % 8 == 0 { Ok(bits / 8) } else { Err(damaged(&format!("{name}.{path} is a bit field"))) }
+    }
+
+    /// Bytes of a struct.
+    ///
+    /// # Errors
+    /// `Unsupported` if there is no such struct.
+    pub fn size(&self, name: &str) -> Result<u32> {
+        Ok(self.only(KIND_STRUCT, name)?.size_or_type)
+    }
+
+    /// Is the member of the struct an array, not a pointer to one?
+    pub fn holds_array(&self, name: &str, member: &str) -> bool {
+        let member = self.only(KIND_STRUCT, name).ok().and_then(|ty| self.member(ty, member, 0));
+        member.is_some_and(|m| self.plain(m.of).kind == KIND_ARRAY)
     }
 
     /// Value of an enumerator, whatever enum it belongs to.
@@ -271,6 +315,45 @@ mod tests {
                 println!("SKIPPED: the_running_kernel_or_a_reason: {e}");
             }
         }
+    }
+
+    /// Raw BTF with these type words and strings.
+    fn raw(types: &[u32], strings: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0x9f, 0xeb, 1, 0];
+        let length = types.len() as u32 * 4;
+        for word in [24, 0, length, length, strings.len() as u32] {
+            bytes.extend(word.to_le_bytes());
+        }
+        bytes.extend(types.iter().flat_map(|w| w.to_le_bytes()));
+        bytes.extend(strings);
+        bytes
+    }
+
+    #[test]
+    fn a_modules_types_go_on_where_the_kernels_end() {
+        // 1: int; 2: struct base { int a; }
+        let kernel = raw(&[1, 1 << 24, 4, 32, 5, 4 << 24 | 1, 4, 10, 1, 0], b"\0int\0base\0a\0");
+        // 3: struct mod { int a; base b; int c[]; } with names from both string tables; 4: int[2]
+        let module = raw(
+            &[12, 4 << 24 | 3, 16, 10, 1, 0, 16, 2, 32, 18, 4, 64, 0, 3 << 24, 0, 1, 1, 2],
+            b"mod\0b\0c\0",
+        );
+        let mut types = KernelTypes::parse(&kernel).unwrap();
+        for _ in 0..2 {
+            let found = types
+                .with(&module, |t| {
+                    assert!(t.holds_array("mod", "c") && !t.holds_array("mod", "b"));
+                    (t.offset("mod", "a"), t.offset("mod", "b.a"), t.offset("base", "a"), t.size("mod"))
+                })
+                .unwrap();
+            assert_eq!(
+                (found.0.unwrap(), found.1.unwrap(), found.2.unwrap(), found.3.unwrap()),
+                (0, 4, 0, 16)
+            );
+            assert!(types.offset("mod", "a").is_err(), "a module's types were left behind");
+        }
+        assert!(types.with(&module[..40], |_| ()).is_err());
+        assert_eq!(types.offset("base", "a").unwrap(), 0);
     }
 
     proptest! {

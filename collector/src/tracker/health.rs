@@ -6,14 +6,17 @@
 //! - the sectors completed in it reach the kernel's, or
 //! - a submission program was never skipped in it and the sectors submitted so far reach the kernel's.
 //!
-//! Anything else, and whatever we saw but cannot place, makes it suspect.
+//! Anything else, and whatever we saw but cannot place, makes it suspect. So does the reverse: what completed before
+//! a moment stands in the kernel's sum a moment later, and sectors that do not show that its accounting was off for
+//! a while (`queue/iostats` 1, 0, 1) and could not have vouched for us.
 
+use super::commands;
 use super::load::{Loaded, Maps, ProgramHealth, aya_error};
 use super::places::Places;
 use super::state::{Baseline, CounterSums, DeviceState};
 use crate::error::Result;
-use crate::sys::device::BlockDevice;
-use blkdelta_ebpf::{COPIES, Counters, HOOKS, Hook, Role};
+use crate::sys::device::{BlockDevice, Driver, Makeup};
+use blkdelta_ebpf::{ADMIN_ROW, COPIES, Counters, HOOKS, Hook, Role};
 
 /// Everything counted at one moment.
 #[derive(Clone, Debug)]
@@ -26,6 +29,12 @@ pub struct Reading {
     pub programs: Vec<ProgramHealth>,
     /// The kernel counts I/O of the disk.
     pub accounting: bool,
+    /// Commands to NVMe controllers, which may concern any namespace; `None` for another kind of disk.
+    pub admin: Option<CounterSums>,
+    /// What a dm or md device is put together from.
+    pub makeup: Makeup,
+    /// Stores may reach the disk without passing the block layer.
+    pub dax: bool,
 }
 
 /// What a reading says about the epoch since its baseline.
@@ -48,10 +57,15 @@ impl Reading {
     /// If the device is gone or a map cannot be read.
     pub fn take(places: &Places, maps: &Maps, disk: &BlockDevice, row: u32) -> Result<Self> {
         let stat = disk.stat()?;
-        let counters = (0..COPIES).map(|copy| sums(maps, row * COPIES + copy)).collect::<Result<_>>()?;
+        let counters = copies(maps, row)?;
+        let admin = match disk.driver {
+            Driver::Nvme => Some(commands::most(&copies(maps, ADMIN_ROW)?)),
+            _ => None,
+        };
         let programs = Loaded::read(places)?.map(|l| l.examine(places)).unwrap_or_default();
         let kernel = stat.write_sectors + stat.discard_sectors;
-        Ok(Self { kernel, counters, programs, accounting: disk.iostats })
+        let (accounting, dax, makeup) = (disk.iostats, disk.dax, Makeup::of(disk)?);
+        Ok(Self { kernel, counters, programs, accounting, dax, admin, makeup })
     }
 
     /// The baseline of an epoch that begins now.
@@ -59,37 +73,60 @@ impl Reading {
         Baseline {
             kernel_at_start: before.kernel_at_start,
             kernel: self.kernel,
+            ahead: before.ahead,
             forgiven: before.forgiven.max(shortfall),
             skipped: self.programs.iter().map(|p| (p.program.clone(), p.skipped)).collect(),
             counters: self.counters.clone(),
+            admin: self.admin.unwrap_or_default(),
+            makeup: self.makeup.clone(),
         }
     }
 
     /// The baseline of the first epoch.
     pub fn first_baseline(&self) -> Baseline {
-        self.baseline(&Baseline { kernel_at_start: self.kernel, ..Baseline::default() }, 0)
+        let start = Baseline { kernel_at_start: self.kernel, ahead: self.submitted(), ..Baseline::default() };
+        self.baseline(&start, 0)
+    }
+
+    /// The baseline of an epoch that begins now, at rest until `later`: whatever we are ahead of the kernel by now can
+    /// never make up for what we miss from here on.
+    pub fn baseline_at_rest(&self, before: &Baseline, shortfall: u64) -> Baseline {
+        let expected = self.kernel.saturating_sub(before.kernel_at_start);
+        let ahead = self.submitted().saturating_sub(expected).max(before.ahead);
+        self.baseline(&Baseline { ahead, ..before.clone() }, shortfall)
+    }
+
+    /// Nothing was counted by anybody between this reading and a `later` one.
+    pub fn rests_until(&self, later: &Self) -> bool {
+        (self.kernel, &self.counters) == (later.kernel, &later.counters)
+    }
+
+    /// Sectors that completed in the epoch before this reading, and that the kernel has not counted even at a `later`
+    /// one. Only for disks that take requests: zram counts no discards at all.
+    pub fn uncounted(&self, later: &Self, state: &DeviceState) -> Option<String> {
+        let counted = later.kernel.saturating_sub(state.baseline.kernel);
+        let missing = self.completed(&state.baseline, state.bio_based).0.saturating_sub(counted);
+        (missing > 0 && !state.bio_based && later.kernel >= state.baseline.kernel).then(|| {
+            format!("the kernel did not count {missing} sectors that were written: its accounting was off for a while (queue/iostats)")
+        })
     }
 
     /// Judges the epoch that began at `state.baseline`.
     pub fn judge(&self, state: &DeviceState) -> Verdict {
         let base = &state.baseline;
         let mut verdict = Verdict {
-            suspect: self.blind_spots(base),
+            suspect: self.blind_spots(state),
             shortfall: self.shortfall(base),
             activity: self.grown(base, |c| c.submitted + c.completed + c.requeued)
                 + self.kernel.abs_diff(base.kernel),
             overflowed: self.grown(base, |c| c.overflowed),
         };
-        verdict.suspect.extend(self.programs.iter().filter_map(|p| p.trouble.clone()));
-        verdict.suspect.extend(self.missing(state.bio_based));
+        verdict.suspect.extend(self.broken(state.bio_based));
+        verdict.suspect.extend(self.makeup.change_since(&base.makeup));
         if self.kernel < base.kernel {
             verdict.suspect.push("the kernel counts the disk's writes anew: it was reset".into());
         }
-        if !self.accounting {
-            verdict.suspect.push("the kernel's accounting was switched off (queue/iostats)".into());
-        }
-        let completed = self.completed_in_epoch(base);
-        let expected = self.kernel.saturating_sub(base.kernel);
+        let (completed, expected) = self.completed(base, state.bio_based);
         let submit_proved = verdict.shortfall <= base.forgiven && self.never_skipped(base, state.bio_based);
         if completed < expected && !submit_proved {
             verdict.suspect.push(format!(
@@ -102,23 +139,49 @@ impl Reading {
         verdict
     }
 
+    /// What is not as it was set up: programs gone or replaced, the disk switched to what we cannot check.
+    pub fn broken(&self, bio_based: bool) -> Vec<String> {
+        let mut broken: Vec<String> = self.programs.iter().filter_map(|p| p.trouble.clone()).collect();
+        broken.extend(self.missing(bio_based));
+        if !self.accounting {
+            broken.push("the kernel's accounting was switched off (queue/iostats)".into());
+        }
+        if self.dax {
+            broken.push("memory-mapped access past the block layer was switched on (queue/dax)".into());
+        }
+        broken
+    }
+
     /// How much the largest copy of a sum grew since the baseline.
     fn grown(&self, base: &Baseline, sum: impl Fn(&CounterSums) -> u64) -> u64 {
         let before = |i: usize| base.counters.get(i).map_or(0, &sum);
         self.counters.iter().enumerate().map(|(i, c)| sum(c).saturating_sub(before(i))).max().unwrap_or(0)
     }
 
-    fn completed_in_epoch(&self, base: &Baseline) -> u64 {
-        self.grown(base, |c| c.completed_sectors)
+    /// Sectors that we saw completed, and that the kernel counted: of requests in the epoch, of bios since
+    /// tracking began. Bios are counted elsewhere than they complete (`bio_start_io_acct` until 6.3, per split part
+    /// since: `dm_io_acct`), so that those of an earlier epoch could stand in for one that was missed in this one.
+    /// A bio's completion is counted by whichever copy finds its slot, so there the copies add up.
+    fn completed(&self, base: &Baseline, bio_based: bool) -> (u64, u64) {
+        if bio_based {
+            let all = self.counters.iter().map(|c| c.completed_sectors).sum();
+            return (all, self.kernel.saturating_sub(base.kernel_at_start + base.forgiven));
+        }
+        (self.grown(base, |c| c.completed_sectors), self.kernel.saturating_sub(base.kernel))
     }
 
-    /// How far the best copy's submitted sectors are behind the kernel's, since tracking began. Sectors of
-    /// requests that were on their way when it began complete as orphans; so do overflowed ones, which count once.
+    /// How far the best copy's submitted sectors are behind the kernel's, since tracking began.
     fn shortfall(&self, base: &Baseline) -> u64 {
-        let expected = self.kernel.saturating_sub(base.kernel_at_start);
+        let expected = self.kernel.saturating_sub(base.kernel_at_start) + base.ahead;
+        expected.saturating_sub(self.submitted())
+    }
+
+    /// Sectors the best copy saw submitted. Those of requests that were on their way when it began complete as
+    /// orphans; so do overflowed ones, which count once.
+    fn submitted(&self) -> u64 {
         let most = |sum: Sum| self.counters.iter().map(sum).max().unwrap_or(0);
         let orphans = most(|c| c.orphan_sectors).saturating_sub(most(|c| c.overflowed_sectors));
-        expected.saturating_sub(most(|c| c.submitted_sectors) + orphans)
+        most(|c| c.submitted_sectors) + orphans
     }
 
     /// Skipped runs of all programs in the epoch.
@@ -145,21 +208,25 @@ impl Reading {
         gone.map(|h| format!("program {} is not loaded", h.program)).collect()
     }
 
-    /// Changes that were seen but whose place is unknown.
-    fn blind_spots(&self, base: &Baseline) -> Vec<String> {
-        let spots: [(Sum, &str); 6] = [
-            (|c| c.passthrough, "passthrough commands were sent to the disk"),
+    /// Changes that were seen but whose place is unknown. What goes beyond the disk's end concerns no partition.
+    fn blind_spots(&self, state: &DeviceState) -> Vec<String> {
+        let spots: [(Sum, &str); 5] = [
             (|c| c.unknown, "operations of unknown kind"),
             (|c| c.unaddressed, "zone operations without a range"),
-            (|c| c.out_of_range, "writes beyond the end of the disk (was it resized?)"),
             (|c| c.truncated, "discards with more ranges than can be walked"),
             (|c| c.unmapped, "writes found no bitmap"),
+            (|c| c.out_of_range, "writes beyond the end of the disk (was it resized?)"),
         ];
+        let base = &state.baseline;
+        let whole = state.identity.dev == state.identity.disk;
+        let count = if whole { spots.len() } else { spots.len() - 1 };
         let grown = |(sum, what): (Sum, &str)| {
             let n = self.grown(base, sum);
             (n > 0).then(|| format!("{what} ({n})"))
         };
-        spots.into_iter().filter_map(grown).collect()
+        let commands = commands::to_disk(&commands::most(&self.counters), &commands::most(&base.counters));
+        let admin = self.admin.and_then(|now| commands::to_controllers(&now, &base.admin));
+        spots.into_iter().take(count).filter_map(grown).chain(commands).chain(admin).collect()
     }
 }
 
@@ -177,6 +244,10 @@ pub fn roles(bio_based: bool) -> &'static [Role] {
 
 fn before(base: &Baseline, program: &str) -> u64 {
     base.skipped.iter().find(|(name, _)| name == program).map_or(0, |(_, n)| *n)
+}
+
+fn copies(maps: &Maps, row: u32) -> Result<Vec<CounterSums>> {
+    (0..COPIES).map(|copy| sums(maps, row * COPIES + copy)).collect()
 }
 
 pub(super) fn sums(maps: &Maps, row: u32) -> Result<CounterSums> {
@@ -199,5 +270,39 @@ pub(super) fn sums(maps: &Maps, row: u32) -> Result<CounterSums> {
         unmapped: sum(|c| c.unmapped),
         events_lost: sum(|c| c.events_lost),
         errors: sum(|c| c.errors),
+        commands: std::array::from_fn(|i| cpus.iter().fold(0, |all, c| all | c.commands[i])),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kernel counted `kernel` sectors; we saw `submitted` and as many completed.
+    fn reading(kernel: u64, submitted: u64) -> Reading {
+        let counters = CounterSums {
+            submitted_sectors: submitted,
+            completed_sectors: submitted,
+            ..CounterSums::default()
+        };
+        let (programs, makeup) = (Vec::new(), Makeup::default());
+        Reading { kernel, counters: vec![counters], programs, accounting: true, dax: false, admin: None, makeup }
+    }
+
+    #[test]
+    fn sectors_of_another_part_that_was_tracked_before_hide_nothing() {
+        let base = reading(500, 100).first_baseline();
+        assert_eq!(reading(508, 108).shortfall(&base), 0);
+        assert_eq!(reading(508, 100).shortfall(&base), 8);
+    }
+
+    #[test]
+    fn sectors_that_the_kernel_did_not_count_hide_nothing_later() {
+        let base = reading(500, 0).first_baseline();
+        let rest = reading(500, 64);
+        assert!(rest.rests_until(&rest.clone()) && !rest.rests_until(&reading(501, 64)));
+        let next = rest.baseline_at_rest(&base, 0);
+        assert_eq!(reading(508, 72).shortfall(&next), 0);
+        assert_eq!(reading(508, 64).shortfall(&next), 8);
+    }
 }

@@ -5,7 +5,7 @@
 
 use super::btf::KernelTypes;
 use crate::error::{Error, Kind, Result};
-use blkdelta_ebpf::{HOOKS, Kernel};
+use blkdelta_ebpf::{HOOKS, Kernel, NOWHERE};
 
 /// Operations that change no content; the rest counts as a change.
 const HARMLESS: [&str; 4] = ["REQ_OP_READ", "REQ_OP_FLUSH", "REQ_OP_ZONE_OPEN", "REQ_OP_ZONE_CLOSE"];
@@ -35,11 +35,26 @@ fn operation(types: &KernelTypes, name: &str) -> Result<u32> {
     value.ok_or_else(|| Error::new(Kind::Unsupported, format!("this kernel has no {name}")))
 }
 
+/// Where a SCSI command, its unit and the unit's queue are; [`NOWHERE`] each if the driver is not loaded or keeps
+/// the command elsewhere: its passthrough commands then make the device suspect.
+fn scsi(types: &mut KernelTypes) -> Result<[u32; 3]> {
+    types.with_module("scsi_mod", |types| {
+        let at = |name, path| types.offset(name, path).unwrap_or(NOWHERE);
+        match types.holds_array("scsi_cmnd", "cmnd") {
+            true => [at("scsi_cmnd", "cmnd"), at("scsi_cmnd", "device"), at("scsi_device", "request_queue")],
+            false => [NOWHERE; 3],
+        }
+    })
+}
+
 /// Offsets and numbers of the running kernel.
 ///
 /// # Errors
 /// `Unsupported`, naming what is missing.
-pub fn describe(types: &KernelTypes) -> Result<Kernel> {
+pub fn describe(types: &mut KernelTypes) -> Result<Kernel> {
+    let [scsi_command, scsi_device, scsi_queue] = scsi(types)?;
+    let nvme_command = types.with_module("nvme_core", |t| t.offset("nvme_request", "cmd"))?;
+    let types = &*types;
     let at = |name, path| types.offset(name, path);
     Ok(Kernel {
         bio_bdev: at("bio", "bi_bdev")?,
@@ -64,6 +79,14 @@ pub fn describe(types: &KernelTypes) -> Result<Kernel> {
         op_discard: operation(types, "REQ_OP_DISCARD")?,
         op_secure_erase: operation(types, "REQ_OP_SECURE_ERASE")?,
         disk_queue: at("gendisk", "queue")?,
+        bio_traced: operation(types, "BIO_TRACE_COMPLETION")?,
+        op_drv_in: operation(types, "REQ_OP_DRV_IN")?,
+        rq_end: types.size("request")?,
+        scsi_command,
+        scsi_device,
+        scsi_queue,
+        nvme_command: nvme_command.unwrap_or(NOWHERE),
+        reserved: 0,
         harmless: set(types, &HARMLESS),
         ranged: set(types, &RANGED),
         zoned: set(types, &ZONED),

@@ -5,13 +5,15 @@
 //! written last and names what must be found; whatever is pinned without it is a torn start and is removed.
 
 use super::btf::KernelTypes;
+use super::disks::Disks;
 use super::kernel;
 use super::places::Places;
 use crate::error::{Context, Error, Kind, Result};
+use crate::sys::privilege::{Capability, explained};
 use crate::sys::{bpf, publish};
-use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, PerCpuArray};
+use aya::maps::{Array, ArrayOfMaps, MapData, PerCpuArray};
+use aya::programs::BtfTracePoint;
 use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::{BtfTracePoint, ProgramInfo};
 use aya::{Btf, EbpfLoader};
 use blkdelta_ebpf::{Counters, Disk, HOOKS, Hook, KERNEL_SYMBOL, Kernel, MAX_TARGETS, Role, Target};
 use serde::{Deserialize, Serialize};
@@ -31,6 +33,11 @@ pub struct Attached {
     pub program: String,
     /// The kernel's id of the program when it was attached.
     pub id: u32,
+    /// The kernel's id of its link; 0 in a file that knows none. A raw tracepoint's link cannot be detached and
+    /// attached again (`bpf_raw_tp_link_lops` has no `detach`, no `update_prog`) and no id is given twice
+    /// (`idr_alloc_cyclic`, both kernel/bpf/syscall.c): the same link was attached without a break.
+    #[serde(default)]
+    pub link: u32,
 }
 
 /// What must be found pinned: `loaded.json`.
@@ -44,6 +51,10 @@ pub struct Loaded {
     pub copies: u32,
     /// The programs.
     pub programs: Vec<Attached>,
+    /// Inode of the folder they are pinned in; 0 in a file that knows none. A BPF file system that is mounted anew
+    /// gives another one.
+    #[serde(default)]
+    pub folder: u64,
 }
 
 impl Loaded {
@@ -54,7 +65,7 @@ impl Loaded {
     /// more, counts as nothing.
     pub fn read(places: &Places) -> Result<Option<Self>> {
         let loaded: Option<Self> = read_json(&places.loaded())?;
-        let boot = bpf::boot_id()?;
+        let boot = places.boot_id()?;
         let complete = || MAPS.iter().chain([&BITMAPS]).all(|name| places.map(name).exists());
         Ok(loaded.filter(|l| l.boot == boot && complete()))
     }
@@ -88,7 +99,8 @@ pub(crate) fn aya_error(
         .any(|e| e.kind() == std::io::ErrorKind::PermissionDenied);
     let kind = if denied { Kind::Denied } else { Kind::Unsupported };
     let error = Error::caused(kind, context, shortened(&source));
-    if denied { error.hint("run as root (or with CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN)") } else { error }
+    // is_perfmon_prog_type and bpf_capable, kernel/bpf/syscall.c
+    explained(error, &[Capability::Bpf, Capability::Perfmon])
 }
 
 /// An aya error and its causes as one text. The verifier's log can be megabytes: its end says what is wrong.
@@ -113,10 +125,10 @@ pub fn ensure(places: &Places, roles: &[Role]) -> Result<Loaded> {
         Some(loaded) => loaded,
         None => {
             remove_pins(places)?;
-            Loaded { boot: bpf::boot_id()?, tool: env!("CARGO_PKG_VERSION").into(), ..Loaded::default() }
+            Loaded { boot: places.boot_id()?, tool: env!("CARGO_PKG_VERSION").into(), ..Loaded::default() }
         }
     };
-    let types = KernelTypes::running()?;
+    let mut types = KernelTypes::running()?;
     kernel::check_signatures(&types)?;
     loaded.copies = loaded.copies.max(wanted_copies(&types));
     let missing: Vec<&Hook> = HOOKS
@@ -126,7 +138,8 @@ pub fn ensure(places: &Places, roles: &[Role]) -> Result<Loaded> {
         .collect();
     if !missing.is_empty() {
         make_bitmap_table(places)?;
-        loaded.programs.extend(attach(places, &kernel::describe(&types)?, &missing)?);
+        loaded.folder = places.check_mount()?;
+        loaded.programs.extend(attach(places, &kernel::describe(&mut types)?, &missing)?);
         write_json(&places.loaded(), &loaded)?;
     }
     Ok(loaded)
@@ -171,8 +184,10 @@ fn attach(places: &Places, kernel: &Kernel, hooks: &[&Hook]) -> Result<Vec<Attac
         let link = program.take_link(link).map_err(|e| aya_error(what("keep"), e))?;
         let id = program.info().map_err(|e| aya_error(what("examine"), e))?.id();
         program.pin(places.program(hook.program)).map_err(|e| aya_error(what("pin"), e))?;
-        FdLink::from(link).pin(places.link(hook.program)).map_err(|e| aya_error(what("pin"), e))?;
-        attached.push(Attached { program: hook.program.into(), id });
+        let link = FdLink::from(link);
+        let link_id = link.info().map_err(|e| aya_error(what("examine"), e))?.id();
+        link.pin(places.link(hook.program)).map_err(|e| aya_error(what("pin"), e))?;
+        attached.push(Attached { program: hook.program.into(), id, link: link_id });
     }
     Ok(attached)
 }
@@ -196,7 +211,7 @@ pub fn remove_pins(places: &Places) -> Result<()> {
 /// The pinned maps, opened.
 pub struct Maps {
     /// Rows of tracked disks by `dev_t`.
-    pub disks: HashMap<MapData, u32, u32>,
+    pub disks: Disks,
     /// Tracked disks by row.
     pub rows: Array<MapData, Disk>,
     /// Tracked devices by slot.
@@ -225,7 +240,7 @@ impl Maps {
         };
         let shape = |e| aya_error("open the pinned maps", e);
         Ok(Self {
-            disks: HashMap::try_from(aya::maps::Map::HashMap(map("DISKS")?)).map_err(shape)?,
+            disks: Disks::new(Array::try_from(aya::maps::Map::Array(map("DISKS")?)).map_err(shape)?),
             rows: Array::try_from(aya::maps::Map::Array(map("ROWS")?)).map_err(shape)?,
             targets: Array::try_from(aya::maps::Map::Array(map("TARGETS")?)).map_err(shape)?,
             bitmaps: ArrayOfMaps::try_from(aya::maps::Map::ArrayOfMaps(map(BITMAPS)?)).map_err(shape)?,
@@ -277,13 +292,14 @@ fn examine(places: &Places, attached: &Attached) -> ProgramHealth {
 }
 
 fn read_runs(places: &Places, attached: &Attached) -> Result<bpf::Runs> {
-    let info = ProgramInfo::from_pin(places.program(&attached.program))
-        .map_err(|e| aya_error("its pin is gone", e))?;
-    if info.id() != attached.id {
+    // by its pin, not by its id: that would take CAP_SYS_ADMIN
+    let program =
+        bpf::open_pin(&places.program(&attached.program)).map_err(|e| e.within("its pin is gone"))?;
+    let runs = bpf::runs(bpf::fd(&program))?;
+    if runs.id != attached.id {
         return Err(Error::new(Kind::Damaged, "another program is pinned in its place"));
     }
-    let fd = info.fd().map_err(|e| aya_error("it cannot be opened", e))?;
-    bpf::runs(bpf::fd(&fd))
+    Ok(runs)
 }
 
 fn check_link(places: &Places, attached: &Attached) -> Result<()> {
@@ -291,9 +307,11 @@ fn check_link(places: &Places, attached: &Attached) -> Result<()> {
         .map_err(|e| aya_error("it was detached (its link is gone)", e))?;
     let link: FdLink = link.into();
     let info = link.info().map_err(|e| aya_error("its link cannot be read", e))?;
-    if info.program_id() == attached.id {
-        Ok(())
-    } else {
-        Err(Error::new(Kind::Damaged, "its link belongs to another program"))
+    if info.program_id() != attached.id {
+        return Err(Error::new(Kind::Damaged, "its link belongs to another program"));
     }
+    if attached.link != 0 && info.id() != attached.link {
+        return Err(Error::new(Kind::Damaged, "it was detached and attached again"));
+    }
+    Ok(())
 }

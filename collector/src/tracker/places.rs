@@ -1,15 +1,22 @@
 //! Where tracking keeps its things.
 //!
 //! ```text
-//!   /sys/fs/bpf/blkdelta/v1/            pinned: survives the process, not a reboot
+//!   /sys/fs/bpf/blkdelta/v2/            pinned: survives the process, not a reboot
 //!       map_DISKS … prog_rq_issue link_rq_issue …
 //!       dev-<major>-<minor>/epoch-<n>   one bitmap per epoch: the highest is running, the others are sealed
 //!   /run/blkdelta/                      what the pins mean: gone after a reboot, like them
 //!       lock  loaded.json  dev-<major>-<minor>.json  dev-<major>-<minor>.lock
+//!   /var/lib/blkdelta/                  what outlives a reboot: a record per tracked device, a map per clean stop
+//!       <16 hex>.json  <16 hex>.map     named by a hash of the device's identity (`record`)
+//!       audit/<device>.json             how far the rotation of the self-audit is
 //! ```
-//! `BLKDELTA_HOME=DIR` puts both under `DIR` (`DIR/bpf`, `DIR/state`): a second, independent instance.
+//! Where `/var` is a file system of its own it is mounted too late and unmounted too early for a clean stop and return:
+//! if the administrator made `/etc/blkdelta/lib` (on the root file system), that is used instead.
+//!
+//! `BLKDELTA_HOME=DIR` puts all under `DIR` (`DIR/bpf`, `DIR/state`, `DIR/lib`): a second, independent instance. Its
+//! boot can be told apart further by the words in `DIR/boot`: a new boot can be feigned, an old one never.
 
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::sys::bpf;
 use std::path::{Path, PathBuf};
 
@@ -22,6 +29,16 @@ pub struct Places {
     pins: PathBuf,
     /// State files.
     state: PathBuf,
+    /// Records and saved maps.
+    lib: PathBuf,
+    /// Words that tell this boot apart, of a private instance.
+    boot: Option<PathBuf>,
+}
+
+/// What outlives a reboot on this system.
+fn system_lib() -> PathBuf {
+    let own = Path::new("/etc/blkdelta/lib");
+    if own.is_dir() { own.into() } else { "/var/lib/blkdelta".into() }
 }
 
 impl Places {
@@ -29,22 +46,25 @@ impl Places {
     pub fn from_env() -> Self {
         match std::env::var_os("BLKDELTA_HOME").filter(|home| !home.is_empty()) {
             Some(home) => Self::under(Path::new(&home)),
-            None => Self::at(
-                Path::new("/sys/fs/bpf"),
-                Path::new("/sys/fs/bpf/blkdelta"),
-                Path::new("/run/blkdelta"),
-            ),
+            None => Self {
+                bpffs: "/sys/fs/bpf".into(),
+                pins: Path::new("/sys/fs/bpf/blkdelta").join(version()),
+                state: "/run/blkdelta".into(),
+                lib: system_lib(),
+                boot: None,
+            },
         }
     }
 
     /// An instance of its own under `home`.
     pub fn under(home: &Path) -> Self {
-        Self::at(&home.join("bpf"), &home.join("bpf"), &home.join("state"))
-    }
-
-    fn at(bpffs: &Path, pins: &Path, state: &Path) -> Self {
-        let version = format!("v{}", blkdelta_ebpf::LAYOUT);
-        Self { bpffs: bpffs.into(), pins: pins.join(version), state: state.into() }
+        Self {
+            bpffs: home.join("bpf"),
+            pins: home.join("bpf").join(version()),
+            state: home.join("state"),
+            lib: home.join("lib"),
+            boot: Some(home.join("boot")),
+        }
     }
 
     /// Makes the folders; mounts the BPF file system if it is not.
@@ -52,11 +72,40 @@ impl Places {
     /// # Errors
     /// Without root, or where BPF file systems cannot be mounted.
     pub fn prepare(&self) -> Result<()> {
-        for folder in [&self.state, &self.bpffs] {
+        for folder in [&self.state, &self.lib, &self.bpffs] {
             std::fs::create_dir_all(folder).os_context(|| format!("make folder {}", folder.display()))?;
         }
         bpf::mount_bpffs(&self.bpffs)?;
         std::fs::create_dir_all(&self.pins).os_context(|| format!("make folder {}", self.pins.display()))
+    }
+
+    /// Inode of the folder of the pins, if a BPF file system is mounted there.
+    ///
+    /// # Errors
+    /// `NotFound` if none is, or the folder is not there.
+    pub fn check_mount(&self) -> Result<u64> {
+        if !bpf::is_bpffs(&self.bpffs) {
+            let text = format!("no BPF file system is mounted at {}", self.bpffs.display());
+            return Err(Error::new(Kind::NotFound, text));
+        }
+        let what =
+            || format!("another BPF file system is mounted at {}: find the pins", self.bpffs.display());
+        Ok(rustix::fs::stat(&self.pins).os_context(what)?.st_ino)
+    }
+
+    /// This boot: the kernel's id of it, and in a private instance what tells it apart further.
+    ///
+    /// # Errors
+    /// If `/proc` is not mounted.
+    pub fn boot_id(&self) -> Result<String> {
+        let boot = bpf::boot_id()?;
+        let more = self.boot.as_ref().and_then(|path| std::fs::read_to_string(path).ok());
+        Ok(more.map_or(boot.clone(), |more| format!("{boot} {}", more.trim())))
+    }
+
+    /// Folder of what outlives a reboot.
+    pub fn lib(&self) -> &Path {
+        &self.lib
     }
 
     /// Folder of the pins.
@@ -127,4 +176,9 @@ impl Places {
     pub fn state(&self) -> &Path {
         &self.state
     }
+}
+
+/// Folder of this layout's pins.
+fn version() -> String {
+    format!("v{}", blkdelta_ebpf::LAYOUT)
 }

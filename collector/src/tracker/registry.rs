@@ -7,17 +7,33 @@
 use super::load::{Loaded, Maps, aya_error, remove_pins};
 use super::places::Places;
 use super::state::DeviceState;
+use crate::block::SECTOR;
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::bpf;
+use crate::sys::device::{BlockDevice, Driver};
 use aya::maps::MapData;
 use blkdelta_ebpf::{
-    COPIES, Counters, DISK_BIO_BASED, Disk, MAX_DISKS, MAX_TARGETS, MAX_TARGETS_PER_DISK, Target,
+    COPIES, Counters, DISK_BIO_BASED, DISK_NVME, DISK_SCSI, DISK_VIRTIO, Disk, MAX_DISKS, MAX_TARGETS,
+    MAX_TARGETS_PER_DISK, Target,
 };
 use std::collections::BTreeSet;
 use std::path::Path;
 
 fn map_error(what: &str) -> impl Fn(aya::maps::MapError) -> Error + '_ {
     move |e| aya_error(format!("{what} in the kernel's maps"), e)
+}
+
+/// What the programs must know of a disk's kind.
+fn flags(disk: &BlockDevice) -> u32 {
+    if !disk.request_based {
+        return DISK_BIO_BASED;
+    }
+    match disk.driver {
+        Driver::Nvme => DISK_NVME,
+        Driver::Scsi => DISK_SCSI,
+        Driver::Virtio => DISK_VIRTIO,
+        _ => 0,
+    }
 }
 
 impl Maps {
@@ -45,11 +61,8 @@ impl Maps {
     }
 
     fn disk(&self, dev: u32) -> Result<Option<Disk>> {
-        match self.disks.get(&dev, 0) {
-            Ok(row) => self.rows.get(&row, 0).map(Some).map_err(map_error("read disks")),
-            Err(aya::maps::MapError::KeyNotFound) => Ok(None),
-            Err(e) => Err(map_error("read disks")(e)),
-        }
+        let Some(row) = self.disks.row(dev)? else { return Ok(None) };
+        self.rows.get(&row, 0).map(Some).map_err(map_error("read disks"))
     }
 
     /// Changes a disk's row in place: every field for itself is at each moment the old one or the new one.
@@ -71,14 +84,13 @@ impl Maps {
     ///
     /// # Errors
     /// `NoSpace` if too many disks are tracked.
-    pub fn disk_or_new(&mut self, dev: u32, sectors: u64, bio_based: bool) -> Result<Disk> {
-        if let Some(disk) = self.disk(dev)? {
-            return Ok(disk);
+    pub fn disk_or_new(&mut self, disk: &BlockDevice) -> Result<Disk> {
+        let sectors = disk.size / SECTOR;
+        if let Some(known) = self.disk(disk.dev)? {
+            // it may have been resized while only parts of it were tracked
+            return Ok(Disk { sectors, ..known });
         }
-        let mut rows = BTreeSet::new();
-        for entry in self.disks.iter() {
-            rows.insert(entry.map_err(map_error("read disks"))?.1);
-        }
+        let rows: BTreeSet<u32> = self.disks.all()?.into_iter().map(|(_, row)| row).collect();
         let id = (0..MAX_DISKS).find(|id| !rows.contains(id)).ok_or_else(|| {
             Error::new(Kind::NoSpace, format!("track another disk: {MAX_DISKS} are tracked already"))
         })?;
@@ -89,8 +101,8 @@ impl Maps {
                 .os_context(|| "clear counters".into())?;
             self.counters.set(row, zero, 0).map_err(map_error("clear counters"))?;
         }
-        let flags = if bio_based { DISK_BIO_BASED } else { 0 };
-        Ok(Disk { id, first: 0, flags, reserved: 0, sectors })
+        let lba_shift = (u64::from(disk.logical_block) / SECTOR).max(1).ilog2();
+        Ok(Disk { id, first: 0, flags: flags(disk), lba_shift, sectors })
     }
 
     /// Makes a target visible to the programs, at the head of its disk's list.
@@ -108,9 +120,22 @@ impl Maps {
         self.targets.set(slot, target, 0).map_err(map_error("set target"))?;
         self.set_row(Disk { first: slot, ..disk })?;
         if self.disk(dev)?.is_none() {
-            self.disks.insert(dev, disk.id, 0).map_err(map_error("set disk"))?;
+            self.disks.insert(dev, disk.id)?;
         }
         Ok(())
+    }
+
+    /// Tells the programs a target's new size, and that of its disk (device number, sectors). The running bitmap
+    /// has room for both sizes. The caller holds the registry's lock.
+    ///
+    /// # Errors
+    /// `NotFound` if the disk is not tracked any more.
+    pub fn resize(&mut self, disk: (u32, u64), slot: u32, sectors: u64, words: u32) -> Result<()> {
+        let gone = || Error::new(Kind::NotFound, "the disk is tracked no more");
+        let row = self.disk(disk.0)?.ok_or_else(gone)?;
+        let target = self.targets.get(&slot, 0).map_err(map_error("read targets"))?;
+        self.targets.set(slot, Target { sectors, words, ..target }, 0).map_err(map_error("set target"))?;
+        self.set_row(Disk { sectors: disk.1, ..row })
     }
 
     /// Do the programs find this slot when disk `dev` is written to?
@@ -134,9 +159,7 @@ impl Maps {
 
     /// Takes every slot out of the lists that is not in `keep`, then frees it.
     fn drop_all_but(&mut self, keep: &BTreeSet<u32>) -> Result<()> {
-        let disks: Vec<(u32, u32)> =
-            self.disks.iter().collect::<Result<_, _>>().map_err(map_error("read disks"))?;
-        for (dev, row) in disks {
+        for (dev, row) in self.disks.all()? {
             let disk = self.rows.get(&row, 0).map_err(map_error("read disks"))?;
             let stay: Vec<u32> = self.list(disk)?.into_iter().filter(|s| keep.contains(s)).collect();
             self.relink(dev, disk, &stay)?;
@@ -151,7 +174,7 @@ impl Maps {
 
     fn relink(&mut self, dev: u32, disk: Disk, stay: &[u32]) -> Result<()> {
         if stay.is_empty() {
-            return self.disks.remove(&dev).map_err(map_error("remove disk"));
+            return self.disks.remove(dev);
         }
         // from the tail: each target that stays is reachable at every moment
         for pair in stay.windows(2).rev() {
@@ -181,12 +204,12 @@ impl Maps {
         self.bitmaps.set(slot, bitmap, 0).map_err(map_error("switch the bitmap"))
     }
 
-    /// Kernel id of a slot's running bitmap.
+    /// Kernel id of a slot's running bitmap; `None` if it has none.
     ///
     /// # Errors
-    /// If it has none.
-    pub fn running_bitmap(&self, slot: u32) -> Result<MapData> {
-        self.bitmaps.get(&slot, 0).map_err(map_error("find the running bitmap"))
+    /// If the table cannot be read.
+    pub fn running_bitmap(&self, slot: u32) -> Result<Option<u32>> {
+        bpf::entry_id(bpf::fd(self.bitmap_table.fd()), slot)
     }
 }
 

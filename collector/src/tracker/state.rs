@@ -2,12 +2,13 @@
 //!
 //! It is gone after a reboot, like the pins. Pins without it, or it without pins, are nothing.
 
+use super::health::Reading;
 use super::load::{read_json, write_json};
 use super::places::Places;
 use crate::block::Granularity;
 use crate::error::{Context, Error, Kind, Result};
-use crate::sys::bpf;
-use crate::sys::device::BlockDevice;
+pub use crate::format::Base;
+use crate::sys::device::{BlockDevice, Makeup};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -53,15 +54,6 @@ impl Identity {
     }
 }
 
-/// The recovery point that the pending difference is relative to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Base {
-    /// The repository's uuid.
-    pub repo: String,
-    /// The point's id.
-    pub point: String,
-}
-
 /// An epoch that has ended and whose bits are kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sealed {
@@ -78,12 +70,38 @@ pub struct Baseline {
     pub kernel_at_start: u64,
     /// The same, when the epoch began.
     pub kernel: u64,
+    /// Submitted sectors by which we were ahead of the kernel's when tracking began (another part of the disk was
+    /// tracked before) or at a moment of rest later (its accounting was off): they vouch for nothing after that.
+    #[serde(default)]
+    pub ahead: u64,
     /// Shortfall of submitted sectors that was reported already.
     pub forgiven: u64,
     /// Skipped runs of each program.
     pub skipped: Vec<(String, u64)>,
     /// Our counters, by copy.
     pub counters: Vec<CounterSums>,
+    /// Commands to NVMe controllers.
+    #[serde(default)]
+    pub admin: CounterSums,
+    /// What a dm or md device was put together from.
+    #[serde(default)]
+    pub makeup: Makeup,
+}
+
+impl Baseline {
+    /// The device grew: writes beyond its old end lie in the new space, which counts as changed.
+    pub fn excuse_beyond_end(&mut self) {
+        for copy in &mut self.counters {
+            copy.out_of_range = u64::MAX;
+        }
+    }
+
+    /// Writes beyond the end that were counted up to `reading` are no surprise.
+    pub fn accept_beyond_end(&mut self, reading: &Reading) {
+        for (copy, now) in self.counters.iter_mut().zip(&reading.counters) {
+            copy.out_of_range = now.out_of_range;
+        }
+    }
 }
 
 /// Sums over all CPUs of one copy's counters.
@@ -106,6 +124,8 @@ pub struct CounterSums {
     pub unmapped: u64,
     pub events_lost: u64,
     pub errors: u64,
+    #[serde(default)]
+    pub commands: [u64; 4],
 }
 
 /// `dev-<major>-<minor>.json`.
@@ -152,7 +172,7 @@ impl DeviceState {
     /// If the file is damaged.
     pub fn read(places: &Places, key: &str) -> Result<Option<Self>> {
         let state: Option<Self> = read_json(&places.device_state(key))?;
-        let boot = bpf::boot_id()?;
+        let boot = places.boot_id()?;
         Ok(state.filter(|s| s.boot == boot))
     }
 
@@ -191,19 +211,19 @@ impl DeviceState {
         Ok(all)
     }
 
-    /// Is the device still the one that was tracked?
+    /// Is the device still the one that was tracked? It may have another size: see `epoch::resize`.
     ///
     /// # Errors
     /// `NotFound`, saying what changed.
     pub fn check_identity(&self, device: &BlockDevice) -> Result<()> {
         let now = Identity::of(device);
-        if now == self.identity {
+        if (Identity { size: self.identity.size, ..now.clone() }) == self.identity && now.size > 0 {
             return Ok(());
         }
         let what = if now.diskseq != self.identity.diskseq {
             "another disk is behind this device now"
-        } else if now.size != self.identity.size {
-            "its size changed"
+        } else if now.size == 0 {
+            "it has no medium any more"
         } else if now.backing_offset != self.identity.backing_offset {
             "it begins elsewhere in its backing file"
         } else {

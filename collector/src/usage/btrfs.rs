@@ -18,6 +18,7 @@ use crate::sys::btrfs::{self as kernel, Key, u64_at};
 use crate::sys::device::BlockDevice;
 use crate::sys::direct::{AlignedBuf, DirectFile};
 use crate::sys::mounts::Mount;
+use crate::sys::privilege::{Capability, explained};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
@@ -73,8 +74,13 @@ fn has_member(devices: &Path, number: &str) -> bool {
 /// What the file system has not allocated on this device.
 pub(super) fn free_space(device: &BlockDevice, mount: &Mount) -> Result<ExtentSet, Unknown> {
     let file = mount.open()?;
-    let asked =
-        |e: std::io::Error| Error::os(format!("search the trees of {}", mount.mountpoint.display()), e);
+    let asked = |e: std::io::Error| {
+        // btrfs_ioctl_tree_search_v2, fs/btrfs/ioctl.c
+        explained(
+            Error::os(format!("search the trees of {}", mount.mountpoint.display()), e),
+            &[Capability::SysAdmin],
+        )
+    };
     let sync = || rustix::fs::syncfs(&file).map_err(|e| asked(e.into()));
     sync()?;
     let features = kernel::incompatible_features(&file).map_err(asked)?;

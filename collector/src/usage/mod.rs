@@ -23,6 +23,9 @@ use std::path::{Path, PathBuf};
 pub struct Usage {
     /// Used bytes, widened to whole repository blocks.
     pub used: ExtentSet,
+    /// Bytes left out because they are holes of a loop device's backing file: they read as zero. A comparison must
+    /// look at them wherever the point below has something else: they may have become zero since.
+    pub zero: ExtentSet,
     /// Why parts were counted as used without asking a file system; one sentence each.
     pub whole_reason: Vec<String>,
     /// The mounted file systems found on the device: the ones to freeze.
@@ -70,6 +73,7 @@ pub fn used_areas(device: &Path) -> Result<Usage> {
     let zero = holes::holes(&device)?.subtract(&known.into_iter().collect());
     let left_out = ExtentSet::from_unsorted(free).union(&zero);
     usage.used = left_out.complement(device.size).align_out(BLOCK, device.size);
+    usage.zero = zero.subtract(&usage.used);
     Ok(usage)
 }
 
@@ -93,7 +97,8 @@ impl Unknown {
 impl From<crate::error::Error> for Unknown {
     fn from(error: crate::error::Error) -> Self {
         let cause = std::error::Error::source(&error).map(|c| format!(": {c}")).unwrap_or_default();
-        Self { text: format!("{error}{cause}") }
+        let advice = error.advice().map(|advice| format!(" ({advice})")).unwrap_or_default();
+        Self { text: format!("{error}{cause}{advice}") }
     }
 }
 
@@ -143,10 +148,14 @@ impl Region {
         if usage.filesystems.iter().any(|m| m.extent == self.extent) {
             return Ok(None);
         }
-        let mount = match self.device.mounts()?.into_iter().find(|m| m.open().is_ok()) {
+        let own = self.device.mounts()?;
+        let mount = match own.iter().find(|m| m.open().is_ok()) {
             None => btrfs::mount_of(&self.device)?,
-            mount => mount,
+            mount => mount.cloned(),
         };
+        if let (None, Some(Err(e))) = (&mount, own.first().map(Mount::open)) {
+            log::warn!("it is neither flushed nor frozen: {}", Unknown::from(e).text);
+        }
         Ok(mount.map(|m| Mounted { mountpoint: m.mountpoint, fstype: m.fstype, extent: self.extent }))
     }
 }

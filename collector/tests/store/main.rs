@@ -6,3 +6,4 @@ mod garbage;
 mod golden;
 mod long_index;
 mod model;
+mod pruning;

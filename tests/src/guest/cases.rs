@@ -146,7 +146,7 @@ fn partition_4k(trial: &mut Trial, serial: &str) -> Result<()> {
 }
 
 fn partition_on_loop(trial: &mut Trial) -> Result<()> {
-    let device = looped(trial, &disk("b")?, None, "--partscan")?;
+    let device = looped(trial, &disk("b")?, None, "-P")?;
     let [first, _] = make::partitions(trial, &device)?;
     trial.all_ways(&first, &first)
 }

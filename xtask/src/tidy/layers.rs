@@ -6,7 +6,7 @@ use super::Problem;
 use super::source::{Source, matching_brace, words_of};
 
 /// Lowest first. A new room is put in its place here, in lib.rs and in docs/ARCHITECTURE.md.
-const ROOMS: [&str; 15] = [
+const ROOMS: [&str; 17] = [
     "error",
     "block",
     "sys",
@@ -15,18 +15,20 @@ const ROOMS: [&str; 15] = [
     "epoch",
     "usage",
     "diff",
+    "life",
     "source",
     "repository",
     "chain",
     "copy",
     "restore",
     "job",
+    "audit",
     "cli",
 ];
 
 /// The store and what reads it must work where nothing can be tracked: on any machine, for a restore.
 const BLIND: [&str; 4] = ["format", "repository", "chain", "restore"];
-const SEEING: [&str; 3] = ["tracker", "epoch", "usage"];
+const SEEING: [&str; 4] = ["tracker", "epoch", "usage", "life"];
 
 const FOLDER: &str = "collector/src/";
 

@@ -1,18 +1,17 @@
 //! The guest's first and only file system: an archive that qemu hands to the kernel.
 
 use super::cpio::Archive;
-use super::fetch::{self, KernelFiles};
+use super::fetch::KernelFiles;
 use super::programs::Programs;
 use super::{modules, userland};
-use crate::workspace::Workspace;
 use anyhow::{Context, Result};
 use std::fs::{self, File};
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
 /// Writes it into `folder`.
-pub fn make(ws: &Workspace, kernel: &KernelFiles, tools: &Path, programs: &Programs, folder: &Path) -> Result<PathBuf> {
-    let root = fetch::place(ws).join("root");
+pub fn make(kernel: &KernelFiles, tools: &Path, programs: &Programs, folder: &Path) -> Result<PathBuf> {
+    let root = kernel.root.join("root");
     userland::stage(&root, tools)?;
     let modules = modules::stage(kernel, tools)?;
     let path = folder.join("initramfs");

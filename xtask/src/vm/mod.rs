@@ -83,7 +83,7 @@ fn one_kernel(
 ) -> Result<Vec<String>> {
     let files = fetch::kernel(ws, kernel, tools)?;
     let bed = round::Bed::new(ws, kernel.name)?;
-    let initramfs = initramfs::make(ws, &files, tools, programs, bed.logs())?;
+    let initramfs = initramfs::make(&files, tools, programs, bed.logs())?;
     say(format!("kernel {} ({})", kernel.name, files.version));
     let found = round::run(&bed, &files, &initramfs, wish.only)?;
     found.print(kernel.name);

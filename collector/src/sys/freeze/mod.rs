@@ -15,6 +15,7 @@ mod guardian;
 use super::btrfs;
 use super::device::BlockDevice;
 use super::mounts::{self, Mount};
+use super::privilege::{Capability, explained};
 use crate::error::{Error, Kind, Result};
 use guardian::Guardian;
 use std::collections::BTreeSet;
@@ -201,7 +202,7 @@ fn explain(error: io::Error, mount: &Mount) -> Error {
         Some(libc::EOPNOTSUPP | libc::ENOTTY) => {
             Error::caused(Kind::Unsupported, format!("{what}: this file system cannot be frozen"), error)
         }
-        _ => Error::os(what, error),
+        _ => explained(Error::os(what, error), &[Capability::SysAdmin]), // ioctl_fsfreeze, fs/ioctl.c
     }
 }
 

@@ -1,5 +1,7 @@
 //! Chains against a naive model: the bytes of the device as they were at each point.
 
+mod pruning;
+
 use super::*;
 use crate::block::{Extent, Granularity};
 use crate::format::{

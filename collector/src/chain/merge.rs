@@ -1,0 +1,41 @@
+//! Merging a chain: the image of a point, area by area, the newest wins; no data is moved.
+//!
+//! What must stay true: after it the point restores to the same bytes, and needs nothing below it; killed at any
+//! step, the point is as it was.
+
+use super::Chain;
+use crate::error::Result;
+use crate::format::{DeviceId, PointId, PointMap};
+use crate::repository::{DeviceLock, Repository};
+
+/// Merges the chain of a point that has more than `most` points below it.
+///
+/// # Errors
+/// As [`Chain::merge`]; busy while the device is written.
+pub fn merge_if_longer(
+    repo: &Repository,
+    device: &DeviceId,
+    point: PointId,
+    most: u32,
+) -> Result<Option<PointMap>> {
+    let chain = Chain::resolve(repo, device, point)?;
+    if chain.points.len() <= most as usize + 1 {
+        return Ok(None);
+    }
+    chain.merge(&repo.lock(device)?)
+}
+
+impl Chain {
+    /// Writes the map of the asked point, unless its chain ends at it already.
+    ///
+    /// # Errors
+    /// If a point below cannot be read, or the map cannot be stored.
+    pub fn merge(&self, lock: &DeviceLock) -> Result<Option<PointMap>> {
+        if self.points.len() == 1 {
+            return Ok(None);
+        }
+        let (image, segments) = self.image()?;
+        let merged = self.points.iter().map(|m| m.point).collect();
+        self.repository.write_map(lock, self.top(), image, &segments, merged).map(Some)
+    }
+}

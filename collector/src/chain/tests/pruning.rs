@@ -1,0 +1,221 @@
+//! Merging and pruning against the naive model: what stays gives back the same bytes.
+
+#![expect(clippy::disallowed_methods, reason = "damages files on purpose")]
+
+use super::*;
+use crate::chain::{Policy, prune};
+use std::path::Path;
+use std::time::Duration;
+
+struct Made {
+    repo: Repository,
+    points: Vec<(PointId, Vec<u8>)>,
+    image: Vec<u8>,
+    _dir: tempfile::TempDir,
+}
+
+impl Made {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let repo = Repository::create(dir.path().to_str().unwrap()).unwrap();
+        Self { repo, points: Vec::new(), image: vec![0; SIZE], _dir: dir }
+    }
+
+    fn add(&mut self, full: bool, passes: &[Vec<Write>]) {
+        let lock = self.repo.lock(&device().id).unwrap();
+        let parent = self.points.last().map(|p| p.0).filter(|_| !full);
+        let mut writer = self.repo.begin(&lock, new_point(parent)).unwrap();
+        if full {
+            // a full holds all that is not zero
+            self.image = vec![0; SIZE];
+        }
+        for (n, pass) in passes.iter().enumerate() {
+            if n > 0 {
+                writer.start_pass().unwrap();
+            }
+            for frame in apply(&mut self.image, pass) {
+                writer.add(frame).unwrap();
+            }
+        }
+        let point = writer.finish(info(self.points.len() as u64 * 1000)).unwrap().point;
+        self.points.push((point, self.image.clone()));
+    }
+
+    fn listed(&self) -> Vec<PointId> {
+        self.repo.points().unwrap().iter().map(|p| p.id).collect()
+    }
+
+    /// Every listed point restores to what it was, and nothing is damaged.
+    fn hold(&self) {
+        for id in self.listed() {
+            let shadow = &self.points.iter().find(|p| p.0 == id).unwrap().1;
+            let chain = Chain::resolve(&self.repo, &device().id, id).unwrap();
+            assert!(restore(&chain) == *shadow, "point {id} differs");
+        }
+        let report = check(&self.repo, true, &mut |_, _| {}).unwrap();
+        assert!(report.damages.is_empty(), "{:?}", report.damages);
+    }
+
+    fn prune(&self, last: u32, grace: Duration) -> crate::chain::Pruned {
+        let policy = Policy { last, ..Policy::default() };
+        prune(&self.repo, &device().id, &policy, grace, false).unwrap()
+    }
+
+    fn objects(&self, folder: &str) -> usize {
+        fn count(folder: &Path) -> usize {
+            let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+            entries.map(|e| if e.path().is_dir() { count(&e.path()) } else { 1 }).sum()
+        }
+        count(&self.repo.local_path().unwrap().join(folder))
+    }
+}
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// What is done with a repository between backups.
+#[derive(Clone, Debug)]
+enum Deed {
+    Back(bool, Vec<Vec<Write>>),
+    Merge(usize),
+    Prune(u32, bool),
+}
+
+fn deed() -> impl Strategy<Value = Deed> {
+    prop_oneof![
+        4 => (prop::bool::weighted(0.15), prop::collection::vec(pass(), 1..3)).prop_map(|(f, p)| Deed::Back(f, p)),
+        1 => (0usize..9).prop_map(Deed::Merge),
+        1 => (1u32..5, any::<bool>()).prop_map(|(last, at_once)| Deed::Prune(last, at_once)),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+    #[test]
+    fn what_stays_gives_back_the_same_bytes(deeds in prop::collection::vec(deed(), 1..12)) {
+        let mut made = Made::new();
+        made.add(true, &[vec![(0, 40, 200)]]);
+        for deed in deeds {
+            match deed {
+                Deed::Back(full, passes) => made.add(full, &passes),
+                Deed::Merge(n) => {
+                    let listed = made.listed();
+                    let lock = made.repo.lock(&device().id).unwrap();
+                    let chain = Chain::resolve(&made.repo, &device().id, listed[n % listed.len()]).unwrap();
+                    let segments = made.objects("seg");
+                    chain.merge(&lock).unwrap();
+                    prop_assert_eq!(made.objects("seg"), segments, "a merge moves no data");
+                }
+                Deed::Prune(last, at_once) => {
+                    made.prune(last, if at_once { Duration::ZERO } else { DAY });
+                    prop_assert!(made.listed().len() <= last as usize);
+                }
+            }
+            made.hold();
+        }
+        // nothing is left of what went
+        made.prune(1, Duration::ZERO);
+        made.hold();
+        prop_assert_eq!(made.objects("bak"), 1);
+        prop_assert_eq!(made.objects("idx"), 1);
+        prop_assert_eq!(made.objects("del"), 0);
+    }
+}
+
+/// Museum M19: data of a point that goes are there until the time of grace is over.
+#[test]
+fn a_restore_that_began_before_the_drop_ends_well_within_the_grace() {
+    let mut made = Made::new();
+    made.add(true, &[vec![(0, 53, 150)]]);
+    made.add(false, &[vec![(3, 9, 7)]]);
+    made.add(false, &[vec![(8, 9, 8)]]);
+    let (first, shadow) = made.points[0].clone();
+    let chain = Chain::resolve(&made.repo, &device().id, first).unwrap();
+    let pruned = made.prune(1, DAY);
+    assert_eq!((pruned.plan.drop.len(), pruned.plan.sweep.len(), pruned.plan.map.len()), (2, 0, 1));
+    assert!(restore(&chain) == shadow);
+    assert_eq!(made.listed(), [made.points[2].0]);
+    made.hold();
+    // and after it: an error, never other bytes
+    made.prune(1, Duration::ZERO);
+    made.hold();
+    let gone = Chain::resolve(&made.repo, &device().id, first).unwrap_err();
+    assert_eq!(gone.kind(), Kind::NotFound);
+    assert!(chain.pieces().is_err());
+}
+
+/// A point in the middle goes; what stands on it does not notice.
+#[test]
+fn any_link_in_the_middle_can_go() {
+    let mut made = Made::new();
+    made.add(true, &[vec![(0, 53, 150)]]);
+    for n in 1..6 {
+        made.add(false, &[vec![(n * 5, 9, n as u8)]]);
+    }
+    // by time: points 0, 1 s, ... 5 s; the rule below keeps the newest three
+    made.prune(3, Duration::ZERO);
+    made.hold();
+    made.add(false, &[vec![(40, 3, 99)]]);
+    made.hold();
+    assert_eq!(made.listed().len(), 4);
+    let chain = Chain::resolve(&made.repo, &device().id, made.points[6].0).unwrap();
+    assert_eq!(chain.points().len(), 4, "the chain ends at the point with the map");
+}
+
+#[test]
+fn a_backup_that_runs_is_left_alone() {
+    let mut made = Made::new();
+    made.add(true, &[vec![(0, 53, 150)]]);
+    made.add(false, &[vec![(3, 9, 7)]]);
+    let lock = made.repo.lock(&device().id).unwrap();
+    let writer = made.repo.begin(&lock, new_point(Some(made.points[1].0))).unwrap();
+    let policy = Policy { last: 1, ..Policy::default() };
+    let busy = prune(&made.repo, &device().id, &policy, Duration::ZERO, false).unwrap_err();
+    assert_eq!(busy.kind(), Kind::Busy);
+    assert_eq!(made.repo.sweep_orphans(Duration::ZERO).unwrap_err().kind(), Kind::Busy);
+    // to look is allowed
+    assert_eq!(prune(&made.repo, &device().id, &policy, DAY, true).unwrap().plan.drop.len(), 1);
+    let point = writer.finish(info(5000)).unwrap().point;
+    drop(lock);
+    made.points.push((point, made.image.clone()));
+    made.hold();
+}
+
+/// A map that is damaged is not used while the chain below is there; when it is not, nothing is made up.
+#[test]
+fn a_damaged_map_never_gives_other_bytes() {
+    let mut made = Made::new();
+    made.add(true, &[vec![(0, 53, 150)]]);
+    made.add(false, &[vec![(3, 9, 7)]]);
+    let (id, shadow) = made.points[1].clone();
+    let lock = made.repo.lock(&device().id).unwrap();
+    Chain::resolve(&made.repo, &device().id, id).unwrap().merge(&lock).unwrap().unwrap();
+    drop(lock);
+    let folder = made.repo.local_path().unwrap().join("map/disk").join(id.to_string());
+    let whole: Vec<_> = ["1", "1.json"].map(|n| std::fs::read(folder.join(n)).unwrap()).into();
+    for (name, bytes) in ["1", "1.json"].iter().zip(&whole) {
+        for at in [0, bytes.len() / 2, bytes.len() - 3] {
+            let mut bad = bytes.clone();
+            bad[at] ^= 4;
+            std::fs::write(folder.join(name), &bad).unwrap();
+            assert!(!check(&made.repo, true, &mut |_, _| {}).unwrap().damages.is_empty(), "{name} {at}");
+            let chain = Chain::resolve(&made.repo, &device().id, id).unwrap();
+            if let Ok(pieces) = chain.pieces().and_then(|p| p.collect::<Result<Vec<_>>>()) {
+                let mut image = vec![0; SIZE];
+                let sink = &mut |extent: Extent, bytes: &[u8]| {
+                    image[extent.offset as usize..extent.end() as usize].copy_from_slice(bytes);
+                    Ok(())
+                };
+                if made.repo.read_pieces(&pieces, sink).is_ok() {
+                    assert!(image == shadow, "{name} {at}");
+                }
+            }
+        }
+        std::fs::write(folder.join(name), bytes).unwrap();
+    }
+    made.hold();
+    // the map is lost, then the point below would go: a new map is written first
+    std::fs::write(folder.join("1"), b"x").unwrap();
+    made.prune(1, Duration::ZERO);
+    made.hold();
+    assert!(folder.join("2.json").exists());
+}

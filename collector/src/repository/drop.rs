@@ -1,0 +1,193 @@
+//! Dropping points: first a tombstone, and after a time of grace everything that only the point needed.
+//!
+//! Must stay true: what goes, goes in the reverse of the order in which it came (manifest, segments, index, maps,
+//! tombstone), each step durable before the next; a segment goes only if no point that stays names it, in its own
+//! index or in a map; a sweep that died is taken up again by the next, because the tombstone goes last.
+
+use super::index::{Asked, IndexReader};
+use super::lock::DeviceLock;
+use super::{Repository, keys, lost, tool, unix_millis};
+use crate::error::{Error, Kind, Result};
+use crate::format::{Blake3, DeviceId, MAX_ENVELOPE, Manifest, PointId, SegmentId, Tombstone};
+use crate::sys::failpoint;
+use std::collections::BTreeSet;
+
+/// What a sweep removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Swept {
+    /// Points.
+    pub points: u64,
+    /// Segments.
+    pub segments: u64,
+    /// Bytes of segments.
+    pub bytes: u64,
+}
+
+impl Repository {
+    /// The points of a device (or of all) that have a tombstone.
+    ///
+    /// # Errors
+    /// If the store cannot be listed.
+    pub(crate) fn buried(&self, device: Option<&DeviceId>) -> Result<BTreeSet<(DeviceId, PointId)>> {
+        let folder = device.map_or_else(|| "del".to_owned(), |device| format!("del/{device}"));
+        let keys = self.store().list(&folder)?;
+        Ok(keys.iter().filter_map(|(key, _)| keys::parse_tombstone(key)).collect())
+    }
+
+    /// A point's tombstone.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`], [`Kind::Damaged`], [`Kind::Incompatible`].
+    pub(crate) fn tombstone(&self, device: &DeviceId, point: PointId) -> Result<Tombstone> {
+        let key = keys::tombstone(device, point);
+        let read = || {
+            let tombstone = Tombstone::decode(&self.store().get(&key, MAX_ENVELOPE as u64)?)?;
+            tombstone.expect(self.uuid(), device, point)?;
+            Ok(tombstone)
+        };
+        read().map_err(|e: Error| e.within(format!("read {key}")))
+    }
+
+    /// Gives a point its tombstone: it is listed no more.
+    ///
+    /// # Errors
+    /// If it cannot be stored.
+    pub(crate) fn bury(&self, lock: &DeviceLock, manifest: &Manifest, hash: Blake3) -> Result<()> {
+        own(lock, &manifest.device.id)?;
+        let tombstone = Tombstone {
+            repository: self.uuid(),
+            device: manifest.device.id.clone(),
+            point: manifest.point,
+            manifest: hash,
+            size: manifest.geometry.size,
+            index: manifest.index,
+            time: unix_millis(),
+            tool: tool(),
+        };
+        let key = keys::tombstone(&manifest.device.id, manifest.point);
+        self.store().settle()?;
+        failpoint("repo.tombstone.put")?;
+        self.store().put_new(&key, tombstone.encode()?.into())?;
+        failpoint("repo.tombstone.stored")
+    }
+
+    /// The segments that a point's own index and all its maps name.
+    ///
+    /// # Errors
+    /// If one cannot be read: then nothing that it may name can be removed.
+    pub(crate) fn segments_of(&self, manifest: &Manifest, hash: Blake3) -> Result<BTreeSet<SegmentId>> {
+        let own = self.index(manifest)?;
+        self.with_maps(own, &manifest.device.id, manifest.point, hash, manifest.geometry.size)
+    }
+
+    /// Removes a point's maps that cannot be read. Only for a point that is known to be whole without them.
+    ///
+    /// # Errors
+    /// What the store meets.
+    pub(crate) fn drop_damaged_maps(
+        &self,
+        lock: &DeviceLock,
+        manifest: &Manifest,
+        hash: Blake3,
+    ) -> Result<()> {
+        let (device, point) = (&manifest.device.id, manifest.point);
+        own(lock, device)?;
+        for number in self.maps_of(device, point)?.into_iter().filter_map(|(n, commit)| commit.then_some(n)) {
+            let map = self.point_map(device, point, hash, number);
+            match map.and_then(|map| self.map_index(&map, manifest.geometry.size)) {
+                Err(e) if e.kind() == Kind::Damaged => {
+                    log::warn!("map {number} of point {point} is damaged and not needed: removed");
+                    self.store().delete(&keys::map_commit(device, point, number))?;
+                    self.store().delete(&keys::map(device, point, number))?;
+                }
+                other => drop(other?),
+            }
+        }
+        Ok(())
+    }
+
+    fn with_maps(
+        &self,
+        own: IndexReader,
+        device: &DeviceId,
+        point: PointId,
+        manifest: Blake3,
+        size: u64,
+    ) -> Result<BTreeSet<SegmentId>> {
+        let mut named: BTreeSet<SegmentId> = own.segments().iter().map(|s| s.id).collect();
+        for number in self.maps_of(device, point)?.into_iter().filter_map(|(n, commit)| commit.then_some(n)) {
+            let map = self.point_map(device, point, manifest, number)?;
+            named.extend(self.map_index(&map, size)?.segments().iter().map(|s| s.id));
+        }
+        Ok(named)
+    }
+
+    /// Numbers of a point's maps; true: of the commit.
+    fn maps_of(&self, device: &DeviceId, point: PointId) -> Result<Vec<(u32, bool)>> {
+        let keys = self.store().list(&format!("map/{device}/{point}"))?;
+        let found = keys.iter().filter_map(|(key, _)| keys::parse_map(key));
+        Ok(found.filter(|(d, p, ..)| (d, *p) == (device, point)).map(|(.., n, c)| (n, c)).collect())
+    }
+
+    /// Removes a buried point and every segment of it that is not in `live`.
+    ///
+    /// # Errors
+    /// What the store meets; the next sweep goes on where this one ended.
+    pub(crate) fn sweep(
+        &self,
+        lock: &DeviceLock,
+        tombstone: &Tombstone,
+        live: &BTreeSet<SegmentId>,
+    ) -> Result<Swept> {
+        let (device, point) = (&tombstone.device, tombstone.point);
+        own(lock, device)?;
+        let mut swept = Swept { points: 1, ..Swept::default() };
+        failpoint("repo.sweep.begin")?;
+        self.store().delete(&keys::manifest(device, point))?;
+        failpoint("repo.sweep.manifest-gone")?;
+        for segment in self.segments_of_buried(tombstone)?.difference(live) {
+            let key = keys::segment(*segment);
+            match self.store().len(&key) {
+                Ok(length) => (swept.segments, swept.bytes) = (swept.segments + 1, swept.bytes + length),
+                Err(e) if e.kind() == Kind::NotFound => continue,
+                Err(e) => return Err(e),
+            }
+            self.store().delete(&key)?;
+            failpoint("repo.sweep.segment-gone")?;
+        }
+        self.store().delete(&keys::index(device, point))?;
+        failpoint("repo.sweep.index-gone")?;
+        // highest first, each commit before its index: what is left is always what is used
+        for (number, _) in self.maps_of(device, point)?.into_iter().rev() {
+            self.store().delete(&keys::map_commit(device, point, number))?;
+            self.store().delete(&keys::map(device, point, number))?;
+        }
+        failpoint("repo.sweep.maps-gone")?;
+        self.store().delete(&keys::tombstone(device, point))?;
+        Ok(swept)
+    }
+
+    /// The segments of a buried point whose manifest may be gone. No index: an earlier sweep came that far.
+    pub(super) fn segments_of_buried(&self, tombstone: &Tombstone) -> Result<BTreeSet<SegmentId>> {
+        let (device, point) = (&tombstone.device, tombstone.point);
+        let asked = Asked {
+            key: keys::index(device, point),
+            repository: tombstone.repository,
+            point,
+            size: tombstone.size,
+            told: &tombstone.index,
+        };
+        if self.store().len(&asked.key).is_err_and(|e| e.kind() == Kind::NotFound) {
+            return Ok(BTreeSet::new());
+        }
+        let own = IndexReader::open(&self.store_handle(), &asked)?;
+        self.with_maps(own, device, point, tombstone.manifest, tombstone.size).map_err(lost)
+    }
+}
+
+fn own(lock: &DeviceLock, device: &DeviceId) -> Result<()> {
+    if lock.device() == device {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Usage, format!("drop a point of {device}: the lock is of another device")))
+}

@@ -1,0 +1,151 @@
+//! Maps: an index of a point's whole image, written later, so that its chain ends there.
+//!
+//! ```text
+//!   map/<device>/<point>/<n>         the index
+//!   map/<device>/<point>/<n>.json    its commit, written last; the highest committed n is used
+//! ```
+//! Must stay true: a map shows exactly what the chain below its point showed; the point's own index and manifest
+//! are never touched, so a child that names the manifest by hash stays whole.
+
+use super::index::{Asked, IndexReader, IndexWriter};
+use super::lock::DeviceLock;
+use super::overlay::PieceStream;
+use super::{Repository, keys, lost, tool, unix_millis};
+use crate::error::{Error, Kind, Result};
+use crate::format::{
+    Blake3, DeviceId, MAX_ENVELOPE, Manifest, Piece, PieceContent, PointId, PointMap, SegmentRef, damaged,
+};
+use crate::sys::failpoint;
+use std::collections::{BTreeMap, HashMap};
+
+impl Repository {
+    /// The number of the map to use, of every point of a device that has one.
+    ///
+    /// # Errors
+    /// If the store cannot be listed.
+    pub(crate) fn mapped(&self, device: &DeviceId) -> Result<BTreeMap<PointId, u32>> {
+        let mut highest = BTreeMap::new();
+        for (key, _) in self.store().list(&format!("map/{device}"))? {
+            let Some((_, point, number, true)) = keys::parse_map(&key) else { continue };
+            let seen: &mut u32 = highest.entry(point).or_default();
+            *seen = number.max(*seen);
+        }
+        Ok(highest)
+    }
+
+    /// A committed map of a point; it must be of the very manifest that lies there.
+    ///
+    /// # Errors
+    /// [`Kind::Damaged`], [`Kind::Incompatible`].
+    pub(crate) fn point_map(
+        &self,
+        device: &DeviceId,
+        point: PointId,
+        manifest: Blake3,
+        number: u32,
+    ) -> Result<PointMap> {
+        let key = keys::map_commit(device, point, number);
+        let read = || {
+            let map = PointMap::decode(&self.store().get(&key, MAX_ENVELOPE as u64)?)?;
+            map.expect(self.uuid(), device, point)?;
+            if map.manifest != manifest || map.number != number {
+                return Err(damaged("it was written for another manifest, or under another number"));
+            }
+            Ok(map)
+        };
+        read().map_err(|e: Error| lost(e).within(format!("read {key}")))
+    }
+
+    /// Opens a map's index.
+    pub(crate) fn map_index(&self, map: &PointMap, size: u64) -> Result<IndexReader> {
+        let asked = Asked {
+            key: keys::map(&map.device, map.point, map.number),
+            repository: map.repository,
+            point: map.point,
+            size,
+            told: &map.index,
+        };
+        IndexReader::open(&self.store_handle(), &asked)
+    }
+
+    /// Writes a map of `manifest`'s point from the pieces of its whole image, and commits it.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] if the lock is of another device; what reading the pieces or writing meets.
+    pub(crate) fn write_map(
+        &self,
+        lock: &DeviceLock,
+        manifest: &Manifest,
+        image: PieceStream,
+        segments: &[SegmentRef],
+        merged: Vec<PointId>,
+    ) -> Result<PointMap> {
+        let (device, point) = (&manifest.device.id, manifest.point);
+        if lock.device() != device {
+            return Err(Error::new(Kind::Usage, "write a map: the lock is of another device"));
+        }
+        let (_, hash) = self.manifest(device, point)?;
+        let number = self.mapped(device)?.get(&point).map_or(1, |n| n + 1);
+        self.store().settle()?;
+        let key = keys::map(device, point, number);
+        // of a merge that died before its commit
+        self.store().delete(&key)?;
+        let mut index = IndexWriter::new(&self.store_handle(), self.uuid(), key, point);
+        let mut table = Table::new(segments);
+        for piece in image {
+            // what no piece covers is zero
+            if let Some(piece) = table.renumber(piece?)? {
+                index.push(piece)?;
+            }
+        }
+        let (index, covered_bytes) = index.finish(table.used)?;
+        let map = PointMap {
+            repository: self.uuid(),
+            device: device.clone(),
+            point,
+            manifest: hash,
+            number,
+            merged,
+            covered_bytes,
+            index,
+            time: unix_millis(),
+            tool: tool(),
+        };
+        failpoint("repo.map.put")?;
+        self.store().put_new(&keys::map_commit(device, point, number), map.encode()?.into())?;
+        self.store().in_place()?;
+        failpoint("repo.map.stored")?;
+        Ok(map)
+    }
+}
+
+/// Segments in the order in which pieces name them first; those that no piece names are left out.
+struct Table<'a> {
+    all: &'a [SegmentRef],
+    numbers: HashMap<crate::format::SegmentId, u32>,
+    used: Vec<SegmentRef>,
+}
+
+impl<'a> Table<'a> {
+    fn new(all: &'a [SegmentRef]) -> Self {
+        Self { all, numbers: HashMap::new(), used: Vec::new() }
+    }
+
+    /// The piece with its segment's new number; `None` for zeros.
+    fn renumber(&mut self, mut piece: Piece) -> Result<Option<Piece>> {
+        let PieceContent::Stored(frame) = &mut piece.content else { return Ok(None) };
+        let beyond = || Error::new(Kind::Bug, "piece names a segment beyond the table");
+        let segment = self.all.get(frame.segment as usize).ok_or_else(beyond)?;
+        frame.segment = match self.numbers.get(&segment.id) {
+            Some(number) => *number,
+            None => {
+                let number = u32::try_from(self.used.len())
+                    .map_err(|_| Error::new(Kind::Unsupported, "map of more than 2^32 segments"))?;
+                self.numbers.insert(segment.id, number);
+                self.used.push(*segment);
+                number
+            }
+        };
+        Ok(Some(piece))
+    }
+}

@@ -1,0 +1,210 @@
+//! The beginning of tracking: programs, bitmap, target, disk; then what a record knows of the time before.
+//!
+//! What must stay true: from the moment [`start`] returns, every write is marked; nothing is tracked for the rest
+//! of the program until [`Started::publish`], which writes the record before the state, so that no older record
+//! is ever believed beside a newer state.
+
+use super::load::Maps;
+use super::state::{key_of, now_ms};
+use super::{Base, DeviceState, Identity, Loaded, Lock, Places, Reading, Sealed};
+use super::{forget, health, load, make_bitmap, open_bitmap, record, refuse, registry};
+use crate::block::{ExtentSet, Granularity, SECTOR};
+use crate::error::{Error, Kind, Result};
+use crate::sys::bpf::{self, Words};
+use crate::sys::device::BlockDevice;
+use crate::sys::failpoint;
+use blkdelta_ebpf::Target;
+use std::path::Path;
+
+/// Number of the first epoch.
+const FIRST_EPOCH: u64 = 1;
+
+/// What [`start`] found.
+pub enum Start {
+    /// The device is tracked, and still the same.
+    Already(DeviceState),
+    /// Its writes are marked from now on.
+    New(Started),
+}
+
+/// A device whose writes are marked already, though nobody knows yet.
+pub struct Started {
+    places: Places,
+    device: BlockDevice,
+    state: DeviceState,
+    _registry: Lock,
+    _device: Lock,
+}
+
+/// Starts tracking a device. Already tracked, and still the same device: nothing happens.
+///
+/// # Errors
+/// `Unsupported` for a device or kernel that we cannot prove to see; `Denied` without root.
+pub fn track(places: &Places, path: &Path, granularity: Granularity) -> Result<DeviceState> {
+    match start(places, path, granularity, FIRST_EPOCH)? {
+        Start::Already(state) => already(state, granularity),
+        Start::New(started) => started.publish(),
+    }
+}
+
+/// Marks a device's writes from now on, in epoch `first`.
+///
+/// # Errors
+/// As [`track`].
+pub fn start(places: &Places, path: &Path, granularity: Granularity, first: u64) -> Result<Start> {
+    let device = BlockDevice::open(path)?;
+    refuse::check(&device)?;
+    places.prepare()?;
+    let registry = Lock::take(&places.lock(), "track", true)?;
+    let key = key_of(device.dev);
+    if let Some(old) = intact(places, &device)? {
+        return Ok(Start::Already(old));
+    }
+    let what = format!("track {}", path.display());
+    let alone = Lock::take(&places.device_lock(&key), &what, false);
+    // a backup that runs may just have ended the epoch we looked for
+    if let Some(old) = intact(places, &device)? {
+        return Ok(Start::Already(old));
+    }
+    let alone = alone?;
+    if DeviceState::read(places, &key)?.is_some() {
+        forget(places, &key)?;
+    }
+    if Loaded::read(places)?.is_none() {
+        give_up_all(places)?;
+    }
+    registry::reconcile(places)?;
+    let bio_based = !device.request_based;
+    load::ensure(places, health::roles(bio_based))?;
+    let state = begin(places, &device, granularity, first)?;
+    Ok(Start::New(Started { places: places.clone(), device, state, _registry: registry, _device: alone }))
+}
+
+/// The device's state, if it is tracked, still the same, and found by the programs.
+fn intact(places: &Places, device: &BlockDevice) -> Result<Option<DeviceState>> {
+    let key = key_of(device.dev);
+    let Some(old) = DeviceState::read(places, &key)? else { return Ok(None) };
+    let pinned = Loaded::read(places)?.is_some() && places.epoch(&key, old.epoch).exists();
+    let served = || Maps::open(places).and_then(|maps| maps.serves(old.identity.disk, old.slot));
+    let found = pinned && old.check_identity(device).is_ok() && served().unwrap_or(false);
+    Ok(found.then_some(old))
+}
+
+/// Programs or maps are gone, so nothing is tracked any more, whatever the state files say.
+fn give_up_all(places: &Places) -> Result<()> {
+    for state in DeviceState::all(places)? {
+        log::warn!("tracking of {} had broken; track it again", state.path.display());
+        forget(places, &state.key())?;
+    }
+    Ok(())
+}
+
+fn already(state: DeviceState, granularity: Granularity) -> Result<DeviceState> {
+    if state.granularity == granularity {
+        return Ok(state);
+    }
+    let (path, now) = (state.path.display(), state.granularity.bytes());
+    Err(Error::new(Kind::Exists, format!("{path} is tracked already, with areas of {now} bytes"))
+        .hint(format!("run `blkdelta untrack {path}` first; the next backup is then a full one")))
+}
+
+/// Bitmap, target, disk; then a moment's wait until every program sees them.
+fn begin(places: &Places, device: &BlockDevice, granularity: Granularity, first: u64) -> Result<DeviceState> {
+    let key = key_of(device.dev);
+    let disk = device.whole_disk()?;
+    let bio_based = !device.request_based;
+    let mut maps = Maps::open(places)?;
+    let slot = maps.free_slot()?;
+    registry::remove_folder(&places.device_pins(&key))?;
+    let words = granularity.words(device.size);
+    let bitmap = make_bitmap(places, &key, first, words)?;
+    maps.switch_bitmap(slot, &bitmap)?;
+    let entry = maps.disk_or_new(&disk)?;
+    let identity = Identity::of(device);
+    let target = Target {
+        start: identity.start_sector,
+        sectors: device.size / SECTOR,
+        shift: granularity.sector_shift(),
+        words: words as u32,
+        next: 0,
+        disk: entry.id,
+    };
+    maps.link(device.disk, entry, slot, target)?;
+    maps.switch_bitmap(slot, &bitmap)?; // the kernel waits for running programs: from here on all see the target
+    let reading = Reading::take(places, &maps, &disk, entry.id)?;
+    let now = now_ms();
+    Ok(DeviceState {
+        boot: places.boot_id()?,
+        session: ulid::Ulid::generate().to_string(),
+        path: device.path.clone(),
+        identity,
+        granularity,
+        slot,
+        disk_row: entry.id,
+        bio_based,
+        since_ms: now,
+        difference_since_ms: now,
+        epoch: first,
+        retired: first - 1,
+        sealed: Vec::new(),
+        base: None,
+        baseline: reading.first_baseline(),
+        carry_all: 0,
+    })
+}
+
+/// What is known of the time before this start.
+#[derive(Clone, Debug, Default)]
+pub struct Before {
+    /// The stretch of tracking that goes on.
+    pub session: String,
+    /// What its difference is relative to.
+    pub base: Option<Base>,
+    /// When that began.
+    pub difference_since_ms: u64,
+    /// What had changed.
+    pub changed: ExtentSet,
+    /// Why that may be incomplete.
+    pub suspect: Vec<String>,
+}
+
+impl Started {
+    /// The device.
+    pub fn device(&self) -> &BlockDevice {
+        &self.device
+    }
+
+    /// Goes on with an earlier stretch of tracking: what it knew becomes a sealed epoch before the running one.
+    ///
+    /// # Errors
+    /// If the kernel has no memory for its bitmap.
+    pub fn go_on(&mut self, before: Before) -> Result<()> {
+        let (key, granularity) = (self.state.key(), self.state.granularity);
+        let epoch = self.state.epoch - 1;
+        let count = granularity.words(self.state.identity.size);
+        make_bitmap(&self.places, &key, epoch, count)?;
+        let words = Words::map(bpf::fd(open_bitmap(&self.places, &key, epoch)?.fd()), count)?;
+        for extent in &before.changed {
+            words.mark(granularity.bytes(), *extent);
+        }
+        self.state.sealed.push(Sealed { epoch, suspect: before.suspect });
+        self.state.retired = epoch - 1;
+        self.state.session = before.session;
+        self.state.base = before.base;
+        self.state.difference_since_ms = before.difference_since_ms;
+        Ok(())
+    }
+
+    /// Makes it known: the record, then the state.
+    ///
+    /// # Errors
+    /// If they cannot be written; the device is then not tracked.
+    pub fn publish(self) -> Result<DeviceState> {
+        failpoint("start.before-record")?;
+        record::note(&self.places, &self.device, &self.state)?;
+        failpoint("start.before-state")?;
+        self.state.write(&self.places)?;
+        failpoint("start.after-state")?;
+        Ok(self.state)
+    }
+}

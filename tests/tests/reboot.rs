@@ -1,0 +1,392 @@
+//! Promise: over a reboot, a crash or a gap of any kind, nothing that changed is left out of the next backup; an
+//! incremental is made only where it was proved that nobody wrote meanwhile.
+//!
+//! A reboot on this machine: pins, state and loop device go, the records stay, the boot is another one.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use tests::device::{Loop, Mounted, O_DIRECT, open_with};
+use tests::files::{self, KINDS, Kind};
+use tests::image::{Aligned, Image, fill};
+use tests::product::Ended;
+use tests::protected::Protected;
+use tests::random::Random;
+use tests::scratch::Scratch;
+use tests::workload::churn;
+use tests::{host, skip_if};
+
+/// A machine with one tracked disk and a repository.
+struct Machine<'a> {
+    scratch: &'a Scratch,
+    care: Protected<'a>,
+    disk: Option<Loop>,
+    random: Random,
+}
+
+impl<'a> Machine<'a> {
+    fn new(scratch: &'a Scratch, test: &str, size: u64, kind: Option<&Kind>) -> Result<Self> {
+        let mut random = Random::for_test(test);
+        let disk = Loop::new(scratch, "disk", size)?;
+        match kind {
+            Some(kind) => kind.make(disk.path())?,
+            None => fill(disk.path(), &mut random)?,
+        }
+        let care = Protected::new(scratch, disk.path())?;
+        let machine = Self { scratch, care, disk: Some(disk), random };
+        machine.care.backup(&[])?;
+        Ok(machine)
+    }
+
+    fn device(&self) -> &Path {
+        &self.care.device
+    }
+
+    /// Work on the files of its file system, which is mounted meanwhile.
+    fn work(&mut self) -> Result<()> {
+        let mounted = Mounted::new(self.scratch, self.device(), "")?;
+        let folder = mounted.point().join("work");
+        files::churn(&folder, &mut self.random, 40)?;
+        mounted.unmount()
+    }
+
+    fn write_at(&self, offset: u64) -> Result<()> {
+        let mut random = Random::for_test("reboot: a raw write");
+        let file = open_with(self.device(), O_DIRECT)?;
+        file.write_all_at(&Aligned::random(8192, &mut random), offset).context("raw write")
+    }
+
+    fn save(&self) -> Result<Ended> {
+        self.care.home.run(["save"])
+    }
+
+    /// Saves, and insists that it was a clean stop.
+    fn saved(&self) -> Result<()> {
+        self.save()?.expect(0, "save").map(|_| ())
+    }
+
+    /// The record (`json`) or the map of the one device that has any.
+    fn lib_file(&self, extension: &str) -> Result<PathBuf> {
+        let files = tests::fault::files_below(&self.care.home.path().join("lib"))?;
+        let mut found = files.into_iter().filter(|path| path.extension().is_some_and(|e| e == extension));
+        found.next().with_context(|| format!("no .{extension} in lib"))
+    }
+
+    /// The machine goes down; its backing file.
+    fn off(&mut self) -> Result<PathBuf> {
+        self.care.home = self.care.home.rebooted(self.scratch)?;
+        self.disk.take().context("the machine is off")?.vanish()
+    }
+
+    /// It comes up again, with its disk.
+    fn on(&mut self, backing: &Path) -> Result<()> {
+        let disk = Loop::newborn(backing)?;
+        self.care.device = disk.path().into();
+        self.disk = Some(disk);
+        Ok(())
+    }
+
+    fn reboot(&mut self) -> Result<()> {
+        let backing = self.off()?;
+        self.on(&backing)
+    }
+
+    /// What came of the device at `resume`.
+    fn resume(&self) -> Result<Value> {
+        let rows = self.care.home.json(["resume"])?;
+        rows.get(0).cloned().with_context(|| format!("resume: {rows}"))
+    }
+
+    /// Resumes, insists on `outcome`, and that the next backup is an incremental that misses nothing.
+    fn ensure_comes_back(&mut self, outcome: &str, what: &str) -> Result<Value> {
+        let row = self.resume()?;
+        host::say(&format!("  {what}: {} {}", row["outcome"], row["reasons"]));
+        ensure!(row["outcome"] == outcome, "{what}: wanted {outcome}: {row}");
+        self.ensure_next_is_whole(outcome == "suspect", what)?;
+        Ok(row)
+    }
+
+    /// A step of `save` (0) or `resume` (1) died. In half of the cases the machine goes down right then.
+    fn after_death(&mut self, verb: usize, what: &str) -> Result<()> {
+        if verb == 0 && self.random.below(2) == 0 {
+            self.reboot()?;
+        }
+        let row = self.resume()?;
+        let outcome = row["outcome"].as_str().unwrap_or_default().to_owned();
+        host::say(&format!("  {what}: {outcome} {}", row["reasons"]));
+        ensure!(
+            ["tracked", "reopened", "proved", "suspect"].contains(&outcome.as_str()),
+            "{what}: resume afterwards: {row}"
+        );
+        self.write_at(0).with_context(|| format!("{what}: it stays read-only"))?;
+        churn(&self.care.device, &mut self.random, 4)?;
+        self.ensure_next_is_whole(outcome == "suspect", what)
+    }
+
+    fn ensure_next_is_whole(&mut self, suspect: bool, what: &str) -> Result<()> {
+        let now = Image::of(self.device())?;
+        let point = self.care.backup(&[])?;
+        ensure!(point.kind() == "incremental", "{what}: the base was given up: {}", point.json);
+        let said = point.json["suspect"].as_array().is_some_and(|s| !s.is_empty());
+        ensure!(said == suspect, "{what}: wanted suspect {suspect}: {}", point.json);
+        self.care.ensure_restores_to(&point.id, &now, what)
+    }
+}
+
+impl Drop for Machine<'_> {
+    fn drop(&mut self) {
+        if let Some(Err(e)) = self.disk.take().map(Loop::vanish) {
+            host::say(&format!("while removing a loop device: {e:#}"));
+        }
+    }
+}
+
+const SIZE: u64 = 16 << 20;
+
+/// What happens to a machine between its save and its resume.
+type Gap = fn(&mut Machine<'_>) -> Result<()>;
+
+/// Each of these makes the saved map unbelievable, and is said.
+#[test]
+fn no_proof_no_incremental() -> Result<()> {
+    const NAME: &str = "reboot::no_proof_no_incremental";
+    skip_if!(host::no_tracking(), NAME);
+    let gaps: [(&str, &str, Gap); 8] = [
+        ("not stopped cleanly", "not saved", |m| m.reboot()),
+        ("this kernel wrote", "written by this kernel before resume", |m| {
+            m.saved()?;
+            m.reboot()?;
+            m.write_at(1 << 20)
+        }),
+        ("somebody wrote", "written elsewhere while off", |m| {
+            m.saved()?;
+            let backing = m.off()?;
+            let elsewhere = Loop::newborn(&backing)?;
+            m.care.device = elsewhere.path().into();
+            m.write_at(3 << 20)?;
+            elsewhere.vanish()?;
+            m.on(&backing)
+        }),
+        ("cannot be used", "the saved map is cut short", |m| {
+            m.saved()?;
+            let map = m.lib_file("map")?;
+            let length = std::fs::metadata(&map)?.len();
+            std::fs::File::options().write(true).open(map)?.set_len(length - 1)?;
+            m.reboot()
+        }),
+        ("cannot be used", "the saved map is gone", |m| {
+            m.saved()?;
+            std::fs::remove_file(m.lib_file("map")?)?;
+            m.reboot()
+        }),
+        ("cannot be used", "an older map in its place", |m| {
+            m.saved()?;
+            let old = std::fs::read(m.lib_file("map")?)?;
+            m.care.home.ok(["resume"])?;
+            m.write_at(5 << 20)?;
+            m.saved()?;
+            tests::device::put(&m.lib_file("map")?, &old)?;
+            m.reboot()
+        }),
+        ("somebody wrote", "record and map of an earlier save in their place", |m| {
+            m.saved()?;
+            let (record, map) = (m.lib_file("json")?, m.lib_file("map")?);
+            let old = (std::fs::read(&record)?, std::fs::read(&map)?);
+            m.care.home.ok(["resume"])?;
+            m.write_at(6 << 20)?;
+            m.saved()?;
+            tests::device::put(&record, &old.0)?;
+            tests::device::put(&map, &old.1)?;
+            m.reboot()
+        }),
+        ("not stopped cleanly", "written after a save that was taken back", |m| {
+            m.saved()?;
+            m.care.home.ok(["resume"])?;
+            m.write_at(7 << 20)?;
+            m.reboot()
+        }),
+    ];
+    for (reason, what, gap) in gaps {
+        let scratch = Scratch::new("gap")?;
+        let mut machine = Machine::new(&scratch, NAME, SIZE, None)?;
+        churn(&machine.care.device, &mut machine.random, 20)?;
+        gap(&mut machine).context(what)?;
+        let row = machine.ensure_comes_back("suspect", what)?;
+        ensure!(row.to_string().contains(reason), "{what}: for another reason: {row}");
+    }
+    Ok(())
+}
+
+/// Mounted elsewhere while the machine was off: every file system notices.
+#[test]
+fn a_mount_elsewhere_is_noticed() -> Result<()> {
+    const NAME: &str = "reboot::a_mount_elsewhere_is_noticed";
+    skip_if!(host::no_tracking(), NAME);
+    for kind in [&KINDS[0], &KINDS[3], &KINDS[5]] {
+        if let Some(why) = host::no_filesystem(kind.name) {
+            host::skipped(NAME, &why);
+            continue;
+        }
+        let scratch = Scratch::new("elsewhere")?;
+        let mut machine = Machine::new(&scratch, NAME, 400 << 20, Some(kind))?;
+        machine.work()?;
+        machine.saved()?;
+        let backing = machine.off()?;
+        let elsewhere = Loop::newborn(&backing)?;
+        machine.care.device = elsewhere.path().into();
+        let mounted = Mounted::new(&scratch, elsewhere.path(), "")?;
+        tests::device::put(&mounted.point().join("new"), b"written elsewhere")?;
+        mounted.unmount()?;
+        elsewhere.vanish()?;
+        machine.on(&backing)?;
+        let row = machine.ensure_comes_back("suspect", kind.name)?;
+        ensure!(row.to_string().contains("somebody wrote"), "{}: {row}", kind.name);
+    }
+    Ok(())
+}
+
+/// A device in use is not saved, and says why; neither is one that nothing would tell of.
+#[test]
+fn what_cannot_be_proved_is_not_saved() -> Result<()> {
+    const NAME: &str = "reboot::what_cannot_be_proved_is_not_saved";
+    skip_if!(host::no_tracking(), NAME);
+    skip_if!(host::no_filesystem("ext4"), NAME);
+    let refused = |machine: &Machine<'_>, why: &str| -> Result<()> {
+        let ended = machine.save()?.expect(3, "save")?;
+        ensure!(ended.out.contains(why), "wanted {why:?}: {ended}");
+        let ro = std::fs::read_to_string(Path::new("/sys/class/block").join(machine.device().file_name().context("name")?).join("ro"))?;
+        ensure!(ro.trim() == "0", "it must stay writable");
+        Ok(())
+    };
+    let scratch = Scratch::new("unsaved")?;
+    let mut machine = Machine::new(&scratch, NAME, 64 << 20, Some(&KINDS[0]))?;
+    let mounted = Mounted::new(&scratch, machine.device(), "")?;
+    refused(&machine, "is mounted at")?;
+    mounted.unmount()?;
+    let open = open_with(machine.device(), 0)?;
+    // one of our own processes: the test itself
+    refused(&machine, "open for writing")?;
+    drop(open);
+    let above = Loop::on(machine.device(), &[])?;
+    refused(&machine, "stands on it")?;
+    above.detach()?;
+    let twin = Loop::on(machine.disk.as_ref().context("on")?.backing(), &[])?;
+    refused(&machine, "2 devices are")?;
+    twin.detach()?;
+    machine.saved()?;
+    ensure!(machine.write_at(0).is_err(), "writable after the save");
+    ensure!(Mounted::new(&scratch, machine.device(), "").is_err(), "can be mounted after the save");
+    machine.reboot()?;
+    machine.ensure_comes_back("proved", "after all that")?;
+    // no file system, and too large to be read whole
+    let big = Loop::new(&scratch, "big", (1 << 30) + (1 << 20))?;
+    machine.care.home.ok(["track".as_ref(), big.path().as_os_str()])?;
+    let ended = machine.care.home.run(["save".as_ref(), big.path().as_os_str()])?.expect(3, "save")?;
+    ensure!(ended.out.contains("nothing in them counts writes"), "{ended}");
+    machine.care.home.ok(["untrack".as_ref(), big.path().as_os_str()]).map(|_| ())
+}
+
+/// Two devices of one identity: none of them is taken for the one that was saved, then or later.
+#[test]
+fn twins_are_not_guessed() -> Result<()> {
+    const NAME: &str = "reboot::twins_are_not_guessed";
+    skip_if!(host::no_tracking(), NAME);
+    let scratch = Scratch::new("twins")?;
+    let mut machine = Machine::new(&scratch, NAME, SIZE, None)?;
+    churn(&machine.care.device, &mut machine.random, 20)?;
+    machine.saved()?;
+    let backing = machine.off()?;
+    let twin = Loop::newborn(&backing)?;
+    machine.on(&backing)?;
+    let row = machine.resume()?;
+    ensure!(row["outcome"] == "waiting" && row.to_string().contains("2 devices are"), "{row}");
+    twin.vanish()?;
+    machine.ensure_comes_back("suspect", "alone again").map(|_| ())
+}
+
+/// A disk that is not there keeps its record until it is.
+#[test]
+fn an_absent_disk_is_waited_for() -> Result<()> {
+    const NAME: &str = "reboot::an_absent_disk_is_waited_for";
+    skip_if!(host::no_tracking(), NAME);
+    let scratch = Scratch::new("absent")?;
+    let mut machine = Machine::new(&scratch, NAME, SIZE, None)?;
+    churn(&machine.care.device, &mut machine.random, 20)?;
+    machine.saved()?;
+    let backing = machine.off()?;
+    let row = machine.resume()?;
+    ensure!(row["outcome"] == "waiting", "{row}");
+    machine.care.home = machine.care.home.rebooted(&scratch)?;
+    machine.on(&backing)?;
+    machine.ensure_comes_back("proved", "one boot later")?;
+    churn(&machine.care.device, &mut machine.random, 10)?;
+    machine.reboot()?;
+    // `track` goes on as well
+    machine.care.home.ok(["track".as_ref(), machine.device().as_os_str()])?;
+    machine.ensure_next_is_whole(true, "tracked again without a save")
+}
+
+/// Killed, or failing, at every failpoint of `save` and of `resume`: nothing is lost, and the device opens again.
+#[test]
+fn killed_at_every_step() -> Result<()> {
+    const NAME: &str = "reboot::killed_at_every_step";
+    skip_if!(host::no_tracking(), NAME);
+    let scratch = Scratch::new("steps")?;
+    let mut machine = Machine::new(&scratch, NAME, 4 << 20, None)?;
+    let names = tests::fault::failpoints()?;
+    let mut hits = [0, 0];
+    for name in &names {
+        for (verb, how) in [(0, "kill"), (0, "error"), (1, "kill"), (1, "error"), (0, "kill@2"), (1, "kill@2")] {
+            let arm = if how.contains('@') { format!("{name}={how}") } else { format!("{name}={how}@1") };
+            churn(&machine.care.device, &mut machine.random, 6)?;
+            if verb == 1 {
+                machine.saved()?;
+                machine.reboot()?;
+            }
+            let words = [["save"], ["resume"]][verb];
+            let ended = machine.care.home.run_failing(&arm, words)?;
+            ensure!(ended.code != Some(101), "{arm} {words:?}: panic: {ended}");
+            let hit = ended.signal == Some(9) || ended.err.contains("failpoint");
+            if !hit {
+                ensure!(ended.code == Some(0), "{arm} {words:?}: neither hit nor done: {ended}");
+                if verb == 0 {
+                    machine.care.home.ok(["resume"])?;
+                }
+                continue;
+            }
+            hits[verb] += 1;
+            machine.after_death(verb, &format!("{arm} {words:?}"))?;
+        }
+    }
+    host::say(&format!("{NAME}: {} deaths of save, {} of resume", hits[0], hits[1]));
+    ensure!(hits[0] > 10 && hits[1] > 8, "too few failpoints on the way: {hits:?}");
+    machine.care.ensure_sound()
+}
+
+/// Saved and resumed: true incrementals over several boots, raw device and each file system.
+#[test]
+fn a_clean_reboot_keeps_the_increment() -> Result<()> {
+    const NAME: &str = "reboot::a_clean_reboot_keeps_the_increment";
+    skip_if!(host::no_tracking(), NAME);
+    let kinds = [None, Some(&KINDS[0]), Some(&KINDS[3]), Some(&KINDS[5])];
+    for kind in kinds {
+        if let Some(why) = kind.and_then(|k| host::no_filesystem(k.name)) {
+            host::skipped(NAME, &why);
+            continue;
+        }
+        let scratch = Scratch::new("clean")?;
+        let mut machine = Machine::new(&scratch, NAME, kind.map_or(SIZE, |_| 400 << 20), kind)?;
+        for boot in 0..3 {
+            match kind {
+                Some(_) => machine.work()?,
+                None => churn(&machine.care.device, &mut machine.random, 20).map(|_| ())?,
+            }
+            let ended = machine.save()?.expect(0, "save")?;
+            host::say(&format!("  {}", ended.out.trim()));
+            machine.reboot()?;
+            machine.ensure_comes_back("proved", &format!("boot {boot}, {:?}", kind.map(|k| k.name)))?;
+        }
+    }
+    Ok(())
+}

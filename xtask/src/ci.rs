@@ -1,7 +1,7 @@
 //! `cargo xtask ci`: what `.ci/run` runs. Every step runs, also after one failed; a table ends it.
 
 use crate::workspace::Workspace;
-use crate::{command::say, docs, ebpf, lint, test, tidy};
+use crate::{command::say, docs, ebpf, lint, test, tidy, vm};
 use anyhow::{Result, bail};
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,7 @@ pub fn ci(ws: &Workspace, verbs: &[String]) -> Result<()> {
         Step { name: "clippy", act: &|| lint::clippy(ws) },
         Step { name: "ebpf --check", act: &|| ebpf::ebpf(ws, true) },
         Step { name: "test", act: &|| test::test(ws, false, None) },
+        Step { name: "vm", act: &|| vm::step(ws) },
         Step { name: "docs", act: &|| docs::docs(ws, verbs) },
     ];
     let mut table = Vec::new();

@@ -105,7 +105,7 @@ enum Verb {
     Docs,
     /// Make an archive to give away
     Dist,
-    /// Everything .ci/run runs: fmt, tidy, clippy, ebpf --check, test, docs
+    /// Everything .ci/run runs: fmt, tidy, clippy, ebpf --check, test, vm, docs
     Ci,
 }
 

@@ -18,11 +18,13 @@ pub struct Case {
     pub name: &'static str,
     /// What must come of it.
     pub expect: Fate,
+    /// What the kernel must be told at boot.
+    pub boot: &'static str,
     run: fn(&mut Trial) -> Result<()>,
 }
 
 const fn case(name: &'static str, expect: Fate, run: fn(&mut Trial) -> Result<()>) -> Case {
-    Case { name, expect, run }
+    Case { name, expect, boot: "", run }
 }
 
 use Fate::{Refused, Suspect, Whole};
@@ -105,7 +107,12 @@ pub const CASES: &[Case] = &[
     case("SCSI WRITE SAME by SG_IO", Suspect, passthrough::sg_write_same),
     case("NVMe write by io-passthru", Suspect, passthrough::nvme_write),
     case("pmem (DAX)", Refused, special::pmem),
+    // last: it needs a boot of its own
+    Case { name: LOCKDOWN, expect: Whole, boot: LOCKDOWN, run: special::under_lockdown },
 ];
+
+/// The kernel keeps root from reading and changing it.
+pub const LOCKDOWN: &str = "lockdown=integrity";
 
 /// Bytes of devices made in memory: what all ways of writing need.
 pub const SIZE: u64 = 128 << 20;
@@ -113,7 +120,7 @@ pub const SIZE: u64 = 128 << 20;
 /// Prints the cases for the host.
 pub fn list() -> Result<()> {
     for case in CASES {
-        println!("{}", json!({ "name": case.name, "expect": case.expect.word() }));
+        println!("{}", json!({ "name": case.name, "expect": case.expect.word(), "boot": case.boot }));
     }
     Ok(())
 }

@@ -156,3 +156,14 @@ pub fn pmem(trial: &mut Trial) -> Result<()> {
     trial.note(format!("queue/dax is {}", dax.trim()));
     trial.all_ways(path, path)
 }
+
+/// A kernel that keeps root from changing it, as under Secure Boot: do the programs load, is everything seen?
+pub fn under_lockdown(trial: &mut Trial) -> Result<()> {
+    let mode = fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
+    if !mode.contains("[integrity]") {
+        trial.absent(format!("lockdown is {:?}", mode.trim()));
+        return Ok(());
+    }
+    let path = disk("a")?;
+    trial.all_ways(&path, &path)
+}

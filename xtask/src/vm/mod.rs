@@ -46,6 +46,15 @@ pub fn impossible() -> Option<String> {
     (!debian).then(|| "kernels come as Debian packages, and there is no apt-get and dpkg here".into())
 }
 
+/// The step of CI: all kernels. Skipped, and said so, where there can be no guests.
+pub fn step(ws: &Workspace) -> Result<()> {
+    if let Some(why) = impossible() {
+        println!("SKIPPED: vm: {why}");
+        return Ok(());
+    }
+    vm(ws, &Wish { kernels: &[], only: None, write: false })
+}
+
 /// Runs the cases; an error if one failed or came out otherwise than the table expects.
 pub fn vm(ws: &Workspace, wish: &Wish) -> Result<()> {
     if let Some(why) = impossible() {

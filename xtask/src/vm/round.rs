@@ -158,18 +158,25 @@ impl Round {
     }
 }
 
-/// Runs the cases whose name contains `only`.
+/// Runs the cases whose name contains `only`, a boot for each set of kernel arguments that cases ask for.
 pub fn run(bed: &Bed, files: &KernelFiles, initramfs: &Path, only: Option<&str>) -> Result<Round> {
-    let machine = machine(bed, files, initramfs, ARGUMENTS, "console")?;
+    let mut machine = machine(bed, files, initramfs)?;
     let mut guest = power_on(&machine)?;
     let mut round = Round { version: guest.kernel.clone(), booted_in: guest.booted_in, cases: Vec::new() };
     let list = guest.run(&["/init", "list"], LIMIT, |_| {})?.success("list the cases")?;
+    let mut booted = String::new();
     for line in list {
         let case: Value = serde_json::from_str(&line).with_context(|| format!("read {line:?}"))?;
         let word = |key: &str| case[key].as_str().unwrap_or_default().to_owned();
-        let (name, expect) = (word("name"), word("expect"));
+        let (name, expect, boot) = (word("name"), word("expect"), word("boot"));
         if only.is_some_and(|only| !name.contains(only)) {
             continue;
+        }
+        if boot != booted {
+            guest.kill()?;
+            machine.arguments = format!("{ARGUMENTS} {boot}");
+            guest = power_on(&machine)?;
+            booted = boot;
         }
         let began = Instant::now();
         let (report, sound) = one_case(&mut guest, &name, bed)?;
@@ -231,7 +238,7 @@ fn keep_log(guest: &Guest, name: &str, lines: &[String], bed: &Bed) -> Result<()
     crate::workspace::write_file(&path, text.as_bytes())
 }
 
-fn machine(bed: &Bed, files: &KernelFiles, initramfs: &Path, arguments: &str, log: &str) -> Result<Machine> {
+fn machine(bed: &Bed, files: &KernelFiles, initramfs: &Path) -> Result<Machine> {
     let mut disks = Vec::new();
     for (serial, bus, size) in DISKS {
         let disk = Disk::new(bed.disks(), serial, bus);
@@ -242,8 +249,8 @@ fn machine(bed: &Bed, files: &KernelFiles, initramfs: &Path, arguments: &str, lo
         image: files.image.clone(),
         initramfs: initramfs.into(),
         memory: 1536,
-        arguments: arguments.into(),
+        arguments: ARGUMENTS.into(),
         disks,
-        folder: bed.logs().join(log),
+        folder: bed.logs().join("console"),
     })
 }

@@ -100,6 +100,12 @@ enum Verb {
         /// Put the results into docs/KERNELS.md
         #[arg(long, conflicts_with = "only")]
         write: bool,
+        /// Cut the power of a guest that writes, so many times, and verify after each
+        #[arg(long, value_name = "N", conflicts_with_all = ["only", "write"])]
+        power_cuts: Option<usize>,
+        /// Of the moments and the writes
+        #[arg(long, requires = "power_cuts")]
+        seed: Option<u64>,
     },
     /// Build the documentation, check its links and commands
     Docs,
@@ -132,8 +138,8 @@ fn act(verb: Verb) -> Result<()> {
         Verb::Test { long, filter } => test::test(ws, long, filter.as_deref()),
         Verb::Fuzz { seconds, target } => fuzz::fuzz(ws, seconds, target.as_deref()),
         Verb::Bench { name, rounds, write, note } => bench::bench(ws, name.as_deref(), rounds, write, &note),
-        Verb::Vm { kernels, only, write } => {
-            vm::vm(ws, &vm::Wish { kernels: &kernels, only: only.as_deref(), write })
+        Verb::Vm { kernels, only, write, power_cuts, seed } => {
+            vm::vm(ws, &vm::Wish { kernels: &kernels, only: only.as_deref(), write, power_cuts, seed })
         }
         Verb::Docs => docs::docs(ws, &verbs()),
         Verb::Dist => dist::dist(ws),

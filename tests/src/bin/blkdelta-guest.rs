@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use std::process::ExitCode;
-use tests::guest::{cases, init, trial};
+use tests::guest::{cases, init, power, trial};
 
 fn main() -> ExitCode {
     if std::process::id() == 1 {
@@ -22,7 +22,10 @@ fn act(words: &[&str]) -> Result<()> {
     match words {
         ["list"] => cases::list(),
         ["keep-programs"] => trial::keep_programs(),
+        ["power", "prepare", seed] => power::prepare(seed.parse()?),
+        ["power", "verify"] => power::verify(),
+        ["power", "write", seed] => power::write(seed.parse()?),
         ["case", name] => cases::run(name),
-        _ => bail!("this runs in guests of `cargo xtask vm`: list | keep-programs | case NAME"),
+        _ => bail!("this runs in guests of `cargo xtask vm`: list | keep-programs | case NAME | power …"),
     }
 }

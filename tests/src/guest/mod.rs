@@ -13,6 +13,7 @@ pub mod cases;
 pub mod init;
 pub mod make;
 pub mod passthrough;
+pub mod power;
 pub mod serve;
 pub mod special;
 pub mod trial;

@@ -54,6 +54,14 @@ pub fn place(ws: &Workspace) -> PathBuf {
     ws.target.join("vm")
 }
 
+/// Held while things are fetched and unpacked: two runs may want the same.
+pub fn alone(ws: &Workspace) -> Result<fs::File> {
+    fs::create_dir_all(place(ws)).context("make the guests' folder")?;
+    let lock = fs::File::create(place(ws).join("lock")).context("create the lock")?;
+    lock.lock().context("wait for the lock")?;
+    Ok(lock)
+}
+
 /// The guest's programs; fetched once.
 pub fn tools(ws: &Workspace) -> Result<PathBuf> {
     let folder = place(ws).join("tools");

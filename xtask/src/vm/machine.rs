@@ -18,16 +18,7 @@ pub enum Bus {
     Nvme,
 }
 
-/// What the host does with the guest's writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cache {
-    /// A write the guest saw completed is in the file, whatever becomes of qemu.
-    Through,
-    /// As a disk with a volatile cache: only what was flushed is promised.
-    Volatile,
-}
-
-/// A disk on a file of the host's.
+/// A disk on a file of the host's. What the guest saw written is in the file, whatever becomes of qemu.
 #[derive(Clone, Debug)]
 pub struct Disk {
     /// Its serial number: how the guest finds it.
@@ -36,14 +27,12 @@ pub struct Disk {
     pub bus: Bus,
     /// The file.
     pub file: PathBuf,
-    /// What happens to writes.
-    pub cache: Cache,
 }
 
 impl Disk {
-    /// On a file in `folder`; with [`fill`](Self::fill) it gets its bytes.
+    /// On a file in `folder`, which [`make`](Self::make) makes.
     pub fn new(folder: &Path, serial: &'static str, bus: Bus) -> Self {
-        Self { serial, bus, file: folder.join(format!("{serial}.img")), cache: Cache::Through }
+        Self { serial, bus, file: folder.join(format!("{serial}.img")) }
     }
 
     /// Makes the file, all zeros.
@@ -53,14 +42,10 @@ impl Disk {
     }
 
     fn words(&self, number: usize) -> Vec<String> {
-        let cache = match self.cache {
-            Cache::Through => "writethrough",
-            Cache::Volatile => "writeback",
-        };
         // two paths lead to one file: qemu must not lock it
         let locking = if matches!(self.bus, Bus::Scsi(..) | Bus::SecondPath) { ",file.locking=off" } else { "" };
         let file = self.file.display().to_string().replace(',', ",,");
-        let drive = format!("file={file},format=raw,if=none,id=d{number},cache={cache},discard=unmap{locking}");
+        let drive = format!("file={file},format=raw,if=none,id=d{number},cache=writethrough,discard=unmap{locking}");
         let serial = self.serial;
         let device = match self.bus {
             Bus::Virtio => format!("virtio-blk-pci,drive=d{number},serial={serial}"),

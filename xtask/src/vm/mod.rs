@@ -12,6 +12,7 @@ mod initramfs;
 mod kernels;
 mod machine;
 mod modules;
+mod power;
 mod programs;
 mod round;
 mod userland;
@@ -34,6 +35,10 @@ pub struct Wish<'a> {
     pub only: Option<&'a str>,
     /// Put the results into docs/KERNELS.md.
     pub write: bool,
+    /// Not the cases, but so many power cuts.
+    pub power_cuts: Option<usize>,
+    /// Of the power cuts; none: from the clock.
+    pub seed: Option<u64>,
 }
 
 /// Why there can be no guests here, if so.
@@ -46,13 +51,9 @@ pub fn impossible() -> Option<String> {
     (!debian).then(|| "kernels come as Debian packages, and there is no apt-get and dpkg here".into())
 }
 
-/// The step of CI: all kernels. Skipped, and said so, where there can be no guests.
-pub fn step(ws: &Workspace) -> Result<()> {
-    if let Some(why) = impossible() {
-        println!("SKIPPED: vm: {why}");
-        return Ok(());
-    }
-    vm(ws, &Wish { kernels: &[], only: None, write: false })
+/// Every case on every kernel.
+pub fn all(ws: &Workspace) -> Result<()> {
+    vm(ws, &Wish { kernels: &[], only: None, write: false, power_cuts: None, seed: None })
 }
 
 /// Runs the cases; an error if one failed or came out otherwise than the table expects.
@@ -62,8 +63,10 @@ pub fn vm(ws: &Workspace, wish: &Wish) -> Result<()> {
     }
     process::listen()?;
     let chosen = kernels::chosen(wish.kernels)?;
+    let alone = fetch::alone(ws)?;
     let tools = fetch::tools(ws)?;
     chosen.iter().try_for_each(|kernel| fetch::kernel(ws, kernel, &tools).map(drop))?;
+    drop(alone);
     let programs = programs::build(ws)?;
     let mut failures = Vec::new();
     for kernel in &chosen {
@@ -94,10 +97,20 @@ fn one_kernel(
     let bed = round::Bed::new(ws, kernel.name)?;
     let initramfs = initramfs::make(&files, tools, programs, bed.logs())?;
     say(format!("kernel {} ({})", kernel.name, files.version));
+    if let Some(cuts) = wish.power_cuts {
+        let seed = wish.seed.unwrap_or_else(clock);
+        return power::run(&bed, &files, &initramfs, cuts, seed).map(|()| Vec::new());
+    }
     let found = round::run(&bed, &files, &initramfs, wish.only)?;
     found.print(kernel.name);
     if wish.only.is_none() {
         document::keep(ws, kernel.name, &found)?;
     }
     Ok(found.failures(kernel.name))
+}
+
+/// A seed nobody chose.
+fn clock() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(1, |time| time.as_nanos() as u64)
 }

@@ -61,7 +61,8 @@ pub fn ci(ws: &Workspace, verbs: &[String]) -> Result<()> {
     }
     let total: Duration = table.iter().map(|(_, took, _)| *took).sum();
     println!("{:14} {:>7}  {:7.1} s", "total", "", total.as_secs_f64());
-    let failed: Vec<&str> = table.iter().filter(|(_, _, result)| result.is_err()).map(|(name, ..)| *name).collect();
+    let failed: Vec<&str> =
+        table.iter().filter(|(_, _, result)| result.is_err()).map(|(name, ..)| *name).collect();
     if !failed.is_empty() {
         bail!("failed: {}", failed.join(", "));
     }

@@ -82,13 +82,17 @@ pub const CASES: &[Case] = &[
     case("LVM, thin", Whole, |t| thin(t).and_then(|device| t.all_ways(&device, &device))),
     case("disk under LVM, thin", Whole, |t| thin(t).and_then(|device| t.all_ways(&disk("b")?, &device))),
     case("dm-multipath", Whole, |t| multipath(t).and_then(|(device, _)| t.all_ways(&device, &device))),
-    case("path of dm-multipath", Whole, |t| multipath(t).and_then(|(device, path)| t.all_ways(&path, &device))),
+    case("path of dm-multipath", Whole, |t| {
+        multipath(t).and_then(|(device, path)| t.all_ways(&path, &device))
+    }),
     case("md RAID 0", Whole, |t| raid(t, "0", "", &["e", "f"], None)),
     case("disk under md RAID 0", Whole, |t| raid(t, "0", "", &["e", "f"], Some("e"))),
     case("md RAID 1", Whole, |t| raid(t, "1", "--assume-clean", &["b", "c"], None)),
     case("disk under md RAID 1", Whole, |t| raid(t, "1", "--assume-clean", &["b", "c"], Some("c"))),
     case("md RAID 5", Whole, |t| raid(t, "5", "--assume-clean --size=66M", &["b", "c", "d"], None)),
-    case("disk under md RAID 5", Whole, |t| raid(t, "5", "--assume-clean --size=66M", &["b", "c", "d"], Some("d"))),
+    case("disk under md RAID 5", Whole, |t| {
+        raid(t, "5", "--assume-clean --size=66M", &["b", "c", "d"], Some("d"))
+    }),
     case("dm-linear on dm-crypt on md RAID 0", Whole, |t| {
         let below = md(t, "0", "", &[disk("e")?, disk("f")?])?;
         let middle = crypt(t, "middle", &below)?;
@@ -102,7 +106,9 @@ pub const CASES: &[Case] = &[
     }),
     case("ext4 on virtio-blk", Whole, |t| disk("a").and_then(|path| file_system(t, &path, &files::KINDS[1]))),
     case("XFS with discard on NVMe", Whole, |t| xfs_on_nvme(t)),
-    case("btrfs on SCSI", Whole, |t| disk("scsi512").and_then(|path| file_system(t, &path, &files::KINDS[6]))),
+    case("btrfs on SCSI", Whole, |t| {
+        disk("scsi512").and_then(|path| file_system(t, &path, &files::KINDS[6]))
+    }),
     case("SCSI command written by SG_IO", Suspect, passthrough::sg_write),
     case("SCSI WRITE SAME by SG_IO", Suspect, passthrough::sg_write_same),
     case("NVMe write by io-passthru", Suspect, passthrough::nvme_write),

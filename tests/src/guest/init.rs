@@ -75,7 +75,11 @@ fn port() -> Result<File> {
     let give_up = Instant::now() + Duration::from_secs(30);
     loop {
         if let Some(path) = find_port() {
-            return OpenOptions::new().read(true).write(true).open(&path).context("open the port to the host");
+            return OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(&path)
+                .context("open the port to the host");
         }
         if Instant::now() > give_up {
             anyhow::bail!("no port to the host");
@@ -86,7 +90,8 @@ fn port() -> Result<File> {
 
 fn find_port() -> Option<PathBuf> {
     let ports = fs::read_dir("/sys/class/virtio-ports").ok()?.flatten();
-    let named = |folder: &PathBuf| fs::read_to_string(folder.join("name")).is_ok_and(|n| n.trim() == "blkdelta");
+    let named =
+        |folder: &PathBuf| fs::read_to_string(folder.join("name")).is_ok_and(|n| n.trim() == "blkdelta");
     let folder = ports.map(|e| e.path()).find(named)?;
     let path = PathBuf::from("/dev").join(folder.file_name()?);
     path.exists().then_some(path)

@@ -85,7 +85,9 @@ pub fn md(trial: &mut Trial, level: &str, options: &str, below: &[PathBuf]) -> R
     for disk in below {
         sh(&format!("dd if=/dev/zero of={} bs=1M count=2 conv=fsync 2>/dev/null", disk.display()))?;
     }
-    sh(&format!("yes | mdadm --create /dev/md0 --run --quiet --level={level} --raid-devices={count} {options} {list}"))?;
+    sh(&format!(
+        "yes | mdadm --create /dev/md0 --run --quiet --level={level} --raid-devices={count} {options} {list}"
+    ))?;
     trial.undo(format!("mdadm --stop --quiet /dev/md0 && mdadm --zero-superblock --quiet {list}"));
     Ok("/dev/md0".into())
 }
@@ -166,7 +168,9 @@ pub fn null_blk(trial: &mut Trial, attributes: &[(&str, &str)]) -> Result<PathBu
     let folder = "/sys/kernel/config/nullb/nullb9";
     fs::create_dir(folder).with_context(|| format!("make {folder}"))?;
     trial.undo(format!("rmdir {folder}"));
-    for (name, value) in [("memory_backed", "1"), ("size", "128")].iter().chain(attributes).chain(&[("power", "1")]) {
+    for (name, value) in
+        [("memory_backed", "1"), ("size", "128")].iter().chain(attributes).chain(&[("power", "1")])
+    {
         sh(&format!("echo {value} > {folder}/{name}"))?;
     }
     let new = blocks("nullb")?.into_iter().find(|path| !before.contains(path));

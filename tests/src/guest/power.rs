@@ -49,9 +49,11 @@ pub fn verify() -> Result<()> {
     let ended = bench.home.run(["backup", &device, "--repo", &bench.repo, "--json"])?;
     ensure!(matches!(ended.code, Some(0 | 3)), "backup: {ended}");
     let point: Value = serde_json::from_str(&ended.out).context("read what backup printed")?;
-    let read: u64 = point["passes"].as_array().into_iter().flatten().filter_map(|pass| pass["bytes"].as_u64()).sum();
+    let read: u64 =
+        point["passes"].as_array().into_iter().flatten().filter_map(|pass| pass["bytes"].as_u64()).sum();
     let restored = Path::new("/dev/shm/restored");
-    let ended = bench.home.run(["restore", "--repo", &bench.repo, "--point", "latest", "/dev/shm/restored"])?;
+    let ended =
+        bench.home.run(["restore", "--repo", &bench.repo, "--point", "latest", "/dev/shm/restored"])?;
     ensure!(matches!(ended.code, Some(0 | 3)), "restore: {ended}");
     let missed = Image::of_file(restored)?.difference(&Image::of(&bench.data)?);
     fs::remove_file(restored)?;

@@ -15,7 +15,8 @@ pub fn serve(port: File, environment: &[(&str, &str)]) -> Result<()> {
     for line in BufReader::new(port).lines() {
         let line = line.context("read from the host")?;
         let request: Value = serde_json::from_str(&line).with_context(|| format!("understand {line:?}"))?;
-        let words: Vec<&str> = request["run"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let words: Vec<&str> =
+            request["run"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         let limit = Duration::from_secs(request["limit"].as_u64().unwrap_or(60));
         let end = match start(&words, environment) {
             Ok((child, lines)) => relay(child, &lines, limit, &mut to)?,

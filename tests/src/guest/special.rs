@@ -46,7 +46,9 @@ fn zram_of(trial: &mut Trial, size: u64) -> Result<PathBuf> {
     let path = zram_device(size)?;
     let name = make::name(&path)?;
     let number = name.trim_start_matches("zram").to_owned();
-    trial.undo(format!("echo 1 > /sys/block/{name}/reset; echo {number} > /sys/class/zram-control/hot_remove"));
+    trial.undo(format!(
+        "echo 1 > /sys/block/{name}/reset; echo {number} > /sys/class/zram-control/hot_remove"
+    ));
     Ok(path)
 }
 
@@ -119,7 +121,8 @@ pub fn zoned(trial: &mut Trial) -> Result<()> {
         trial.one("in a conventional zone", |random| write(3, random))?;
         [16, 24, 32, 40, 48].into_iter().try_for_each(|at| trial.one("in a zone", |random| write(at, random)))
     })?;
-    let before = trial.judged(&mut sight, before, |trial| trial.one("reset a zone", |_| zones("reset", 16, 1)))?;
+    let before =
+        trial.judged(&mut sight, before, |trial| trial.one("reset a zone", |_| zones("reset", 16, 1)))?;
     let before = trial.judged(&mut sight, before, |trial| {
         trial.one("reset two zones", |_| zones("reset", 24, 2))?;
         trial.one("finish a zone", |_| zones("finish", 40, 1))

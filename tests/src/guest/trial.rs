@@ -160,7 +160,12 @@ impl Trial {
     }
 
     /// Tracks `path` and judges one work.
-    pub fn one_work(&mut self, path: &Path, name: &str, work: impl Fn(&mut Random) -> Result<Outcome>) -> Result<()> {
+    pub fn one_work(
+        &mut self,
+        path: &Path,
+        name: &str,
+        work: impl Fn(&mut Random) -> Result<Outcome>,
+    ) -> Result<()> {
         let Some(mut sight) = self.track(path)? else { return Ok(()) };
         let before = self.settle(&mut sight)?;
         self.judged(&mut sight, before, |trial| trial.one(name, &work)).map(drop)
@@ -228,7 +233,8 @@ impl Trial {
     /// What came of it, for the host.
     pub fn end(mut self, ran: Result<()>) -> Value {
         let tidied = self.tidy_up();
-        let failures: Vec<String> = ran.err().into_iter().chain(tidied.err()).map(|e| format!("{e:#}")).collect();
+        let failures: Vec<String> =
+            ran.err().into_iter().chain(tidied.err()).map(|e| format!("{e:#}")).collect();
         let failures = [failures, std::mem::take(&mut self.missed)].concat();
         self.suspect.sort();
         self.suspect.dedup();

@@ -14,16 +14,17 @@ use std::process::Command;
 
 /// Keeps a kernel's results, with the date.
 pub fn keep(ws: &Workspace, kernel: &str, round: &Round) -> Result<()> {
-    let cases = round.cases.iter().map(|case| {
-        json!({ "name": case.name, "fate": case.fate(), "why": case.why(), "report": case.report })
-    });
+    let cases = round.cases.iter().map(
+        |case| json!({ "name": case.name, "fate": case.fate(), "why": case.why(), "report": case.report }),
+    );
     let kept = json!({
         "date": text(Command::new("date").args(["-u", "+%Y-%m-%d %H:%M"]))?.trim(),
         "version": round.version,
         "cases": cases.collect::<Vec<_>>(),
     });
     let path = result(ws, kernel);
-    fs::create_dir_all(path.parent().context("folder of the results")?).context("make the results' folder")?;
+    fs::create_dir_all(path.parent().context("folder of the results")?)
+        .context("make the results' folder")?;
     write_file(&path, kept.to_string().as_bytes())
 }
 
@@ -54,8 +55,10 @@ pub fn write(ws: &Workspace) -> Result<()> {
     let mut rounds = Vec::new();
     for kernel in KERNELS {
         let path = result(ws, kernel.name);
-        let kept = fs::read(&path).with_context(|| format!("no result of `cargo xtask vm {}` yet", kernel.name))?;
-        let kept: Value = serde_json::from_slice(&kept).with_context(|| format!("read {}", path.display()))?;
+        let kept =
+            fs::read(&path).with_context(|| format!("no result of `cargo xtask vm {}` yet", kernel.name))?;
+        let kept: Value =
+            serde_json::from_slice(&kept).with_context(|| format!("read {}", path.display()))?;
         rounds.push((kernel.name, kept));
     }
     let mut page = String::from(HEAD);
@@ -75,7 +78,12 @@ fn about(page: &mut String, rounds: &[(&str, Value)]) -> Result<()> {
         let programs = programs.map_or("none".to_owned(), |count| format!("{count} of {count}"));
         let locked = cases(kept).find(|case| case["name"] == "lockdown=integrity");
         let locked = locked.map_or("-".to_owned(), said);
-        writeln!(page, "| {name} | {} | {suite} | {} | {programs} | {locked} |", word("version"), word("date"))?;
+        writeln!(
+            page,
+            "| {name} | {} | {suite} | {} | {programs} | {locked} |",
+            word("version"),
+            word("date")
+        )?;
     }
     Ok(())
 }

@@ -115,7 +115,8 @@ fn unpack_kernel(apt: &Apt, kernel: &Kernel, folder: &Path) -> Result<()> {
     // newer releases install below /usr; every program still looks in /lib
     if !folder.join("lib/modules").exists() {
         fs::create_dir_all(folder.join("lib")).context("make lib")?;
-        std::os::unix::fs::symlink("../usr/lib/modules", folder.join("lib/modules")).context("link lib/modules")?;
+        std::os::unix::fs::symlink("../usr/lib/modules", folder.join("lib/modules"))
+            .context("link lib/modules")?;
     }
     Ok(())
 }
@@ -123,7 +124,8 @@ fn unpack_kernel(apt: &Apt, kernel: &Kernel, folder: &Path) -> Result<()> {
 fn found(folder: &Path) -> Result<KernelFiles> {
     let modules = folder.join("lib/modules");
     let entries = fs::read_dir(&modules).with_context(|| format!("list {}", modules.display()))?;
-    let mut versions: Vec<String> = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    let mut versions: Vec<String> =
+        entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
     versions.sort();
     let version = versions.pop().context("the kernel's packages have no modules")?;
     let places = [folder.join(format!("boot/vmlinuz-{version}")), modules.join(&version).join("vmlinuz")];

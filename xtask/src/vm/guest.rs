@@ -16,7 +16,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 /// After this a guest that has not said a word has failed to boot. Emulated, on a busy machine.
-const BOOT: Duration = Duration::from_secs(120);
+const BOOT: Duration = Duration::from_secs(600);
 /// What the guest may take longer than a command's limit to say so.
 const GRACE: Duration = Duration::from_secs(30);
 
@@ -58,7 +58,8 @@ impl Guest {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors);
         let began = Instant::now();
         let mut child = command.spawn().context("start qemu")?;
-        let (to, out) = (child.stdin.take().context("qemu's input")?, child.stdout.take().context("qemu's output")?);
+        let (to, out) =
+            (child.stdin.take().context("qemu's input")?, child.stdout.take().context("qemu's output")?);
         let folder = machine.folder.clone();
         let mut guest =
             Self { child, to, from: messages(out), folder, kernel: String::new(), booted_in: Duration::ZERO };

@@ -27,7 +27,10 @@ pub fn chosen(names: &[String]) -> Result<Vec<Kernel>> {
     }
     let known = || KERNELS.map(|kernel| kernel.name).join(", ");
     let of = |name: &String| KERNELS.into_iter().find(|kernel| kernel.name == name);
-    names.iter().map(|name| of(name).with_context(|| format!("kernel {name}: known are {}", known()))).collect()
+    names
+        .iter()
+        .map(|name| of(name).with_context(|| format!("kernel {name}: known are {}", known())))
+        .collect()
 }
 
 #[cfg(test)]

@@ -43,9 +43,11 @@ impl Disk {
 
     fn words(&self, number: usize) -> Vec<String> {
         // two paths lead to one file: qemu must not lock it
-        let locking = if matches!(self.bus, Bus::Scsi(..) | Bus::SecondPath) { ",file.locking=off" } else { "" };
+        let locking =
+            if matches!(self.bus, Bus::Scsi(..) | Bus::SecondPath) { ",file.locking=off" } else { "" };
         let file = self.file.display().to_string().replace(',', ",,");
-        let drive = format!("file={file},format=raw,if=none,id=d{number},cache=writethrough,discard=unmap{locking}");
+        let drive =
+            format!("file={file},format=raw,if=none,id=d{number},cache=writethrough,discard=unmap{locking}");
         let serial = self.serial;
         let device = match self.bus {
             Bus::Virtio => format!("virtio-blk-pci,drive=d{number},serial={serial}"),
@@ -85,7 +87,8 @@ impl Machine {
         let program = which("qemu-system-x86_64").context("there is no qemu-system-x86_64")?;
         let path = |path: &Path| path.display().to_string();
         let console = format!("file:{}", path(&self.folder.join("console")));
-        let arguments = format!("console=ttyS0 panic=-1 quiet mitigations=off rdinit=/init {}", self.arguments);
+        let arguments =
+            format!("console=ttyS0 panic=-1 quiet mitigations=off rdinit=/init {}", self.arguments);
         let memory = self.memory.to_string();
         let (image, initramfs) = (path(&self.image), path(&self.initramfs));
         let fixed = [

@@ -13,16 +13,57 @@ use std::process::{Command, Stdio};
 /// a case that misses it says so.
 const WANTED: &[&str] = &[
     // the machine: console, disks
-    "virtio_pci", "virtio_blk", "virtio_scsi", "virtio_console", "sd_mod", "sg", "nvme", "ata_piix",
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_scsi",
+    "virtio_console",
+    "sd_mod",
+    "sg",
+    "nvme",
+    "ata_piix",
     // kinds of devices
-    "nbd", "loop", "zram", "null_blk", "brd", "nd_pmem", "nd_e820",
+    "nbd",
+    "loop",
+    "zram",
+    "null_blk",
+    "brd",
+    "nd_pmem",
+    "nd_e820",
     // device mapper and md
-    "dm_mod", "dm_crypt", "dm_thin_pool", "dm_snapshot", "dm_multipath", "dm_round_robin", "dm_queue_length",
-    "dm_delay", "dm_flakey", "md_mod", "linear", "raid0", "raid1", "raid456",
+    "dm_mod",
+    "dm_crypt",
+    "dm_thin_pool",
+    "dm_snapshot",
+    "dm_multipath",
+    "dm_round_robin",
+    "dm_queue_length",
+    "dm_delay",
+    "dm_flakey",
+    "md_mod",
+    "linear",
+    "raid0",
+    "raid1",
+    "raid456",
     // ciphers and compressors
-    "xts", "cbc", "essiv", "aes_generic", "aesni_intel", "sha256_generic", "lzo_rle", "lzo", "lz4", "zstd",
+    "xts",
+    "cbc",
+    "essiv",
+    "aes_generic",
+    "aesni_intel",
+    "sha256_generic",
+    "lzo_rle",
+    "lzo",
+    "lz4",
+    "zstd",
     // file systems, and the checksums they ask for by name
-    "ext4", "xfs", "btrfs", "crc32c_generic", "crc32c_intel", "crc32c_cryptoapi", "libcrc32c", "xxhash_generic",
+    "ext4",
+    "xfs",
+    "btrfs",
+    "crc32c_generic",
+    "crc32c_intel",
+    "crc32c_cryptoapi",
+    "libcrc32c",
+    "xxhash_generic",
     "blake2b_generic",
 ];
 
@@ -35,12 +76,14 @@ pub fn stage(kernel: &KernelFiles, tools: &Path) -> Result<PathBuf> {
         return Ok(folder);
     }
     fresh_dir(&folder)?;
-    let source = kernel.root.join("lib/modules").canonicalize().context("find the modules")?.join(&kernel.version);
+    let source =
+        kernel.root.join("lib/modules").canonicalize().context("find the modules")?.join(&kernel.version);
     let target = folder.join("lib/modules").join(&kernel.version);
     let (files, absent) = needed(kernel, tools)?;
     for file in files {
         let file = file.canonicalize().with_context(|| format!("find {}", file.display()))?;
-        let inside = file.strip_prefix(&source).with_context(|| format!("{} is elsewhere", file.display()))?;
+        let inside =
+            file.strip_prefix(&source).with_context(|| format!("{} is elsewhere", file.display()))?;
         unpack(&file, &target.join(inside))?;
     }
     for list in ["modules.builtin", "modules.builtin.modinfo", "modules.order"] {
@@ -64,7 +107,8 @@ fn needed(kernel: &KernelFiles, tools: &Path) -> Result<(BTreeSet<PathBuf>, Vec<
             absent.push(*name);
             continue;
         };
-        let insert = |line: &str| Some(PathBuf::from(line.strip_prefix("insmod ")?.split_whitespace().next()?));
+        let insert =
+            |line: &str| Some(PathBuf::from(line.strip_prefix("insmod ")?.split_whitespace().next()?));
         files.extend(lines.lines().filter_map(insert));
     }
     if files.is_empty() {

@@ -15,7 +15,7 @@ use serde_json::Value;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(600);
 const MIB: u64 = 1 << 20;
 /// Small, so that many cuts fit into an hour: each is followed by two reads of all of it.
 const DATA: u64 = 64 * MIB;
@@ -37,7 +37,9 @@ pub fn run(bed: &Bed, files: &KernelFiles, initramfs: &Path, cuts: usize, seed: 
     let mut random = Random::new(seed);
     let machine = machine(bed, files, initramfs)?;
     let mut guest = Guest::boot(&machine)?;
-    guest.run(&["/init", "power", "prepare", &random.next().to_string()], LIMIT, |_| {})?.success("prepare")?;
+    guest
+        .run(&["/init", "power", "prepare", &random.next().to_string()], LIMIT, |_| {})?
+        .success("prepare")?;
     let mut tally = Tally::default();
     let began = Instant::now();
     verify(&mut guest, &mut tally, true)?;

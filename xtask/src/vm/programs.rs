@@ -22,9 +22,21 @@ pub fn build(ws: &Workspace) -> Result<Programs> {
     let folder = super::fetch::place(ws).join("build");
     let mut build = cargo();
     build.current_dir(&ws.root).env("CARGO_TARGET_DIR", &folder);
-    build.env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols").env_remove("CARGO_ENCODED_RUSTFLAGS");
+    build
+        .env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS");
     // with the target named, the flags do not reach build scripts, which must not be static
-    build.args(["build", "--locked", "--target", TARGET, "--package", "collector", "--package", "tests", "--bins"]);
+    build.args([
+        "build",
+        "--locked",
+        "--target",
+        TARGET,
+        "--package",
+        "collector",
+        "--package",
+        "tests",
+        "--bins",
+    ]);
     quiet(&mut build).context("build the guest's programs")?;
     let program = |name: &str| folder.join(TARGET).join("debug").join(name);
     let programs = Programs { blkdelta: program("blkdelta"), guest: program("blkdelta-guest") };

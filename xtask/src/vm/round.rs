@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// A case may take this long, emulated, on a busy machine.
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_secs(600);
 
 const MIB: u64 = 1 << 20;
 
@@ -50,7 +50,11 @@ impl Bed {
         let memory = Path::new("/dev/shm");
         let name = format!("blkdelta-vm-{}-{kernel}", std::process::id());
         sweep(memory);
-        let base = if fs::create_dir(memory.join(&name)).is_ok() { memory.to_owned() } else { super::fetch::place(ws) };
+        let base = if fs::create_dir(memory.join(&name)).is_ok() {
+            memory.to_owned()
+        } else {
+            super::fetch::place(ws)
+        };
         let bed = Self { disks: base.join(name), logs: super::fetch::place(ws).join(kernel) };
         fs::create_dir_all(&bed.disks).context("make the disks' folder")?;
         fresh_dir(&bed.logs)?;
@@ -81,7 +85,8 @@ fn sweep(memory: &Path) {
     for entry in fs::read_dir(memory).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let pid = name.strip_prefix("blkdelta-vm-").and_then(|rest| rest.split('-').next());
-        let dead = pid.is_some_and(|pid| pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists());
+        let dead =
+            pid.is_some_and(|pid| pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists());
         if dead {
             // what stays is tried again by the next run
             let _ = fs::remove_dir_all(entry.path());
@@ -144,7 +149,12 @@ impl Round {
             println!("{kernel:5} {:38} {fate:8} {took:6.1} s  {why}", case.name);
         }
         let total: f64 = self.cases.iter().map(|case| case.took.as_secs_f64()).sum();
-        println!("{kernel:5} {:38} {:8} {total:6.1} s  booted in {:.1} s", "total", "", self.booted_in.as_secs_f64());
+        println!(
+            "{kernel:5} {:38} {:8} {total:6.1} s  booted in {:.1} s",
+            "total",
+            "",
+            self.booted_in.as_secs_f64()
+        );
     }
 
     /// What is not as it should be.
@@ -181,7 +191,13 @@ pub fn run(bed: &Bed, files: &KernelFiles, initramfs: &Path, only: Option<&str>)
         let began = Instant::now();
         let (report, sound) = one_case(&mut guest, &name, bed)?;
         let found = Found { name, expect, report, took: began.elapsed() };
-        say(format!("{:40} {:8} {:5.1} s {}", found.name, found.fate(), found.took.as_secs_f64(), short(&found)));
+        say(format!(
+            "{:40} {:8} {:5.1} s {}",
+            found.name,
+            found.fate(),
+            found.took.as_secs_f64(),
+            short(&found)
+        ));
         round.cases.push(found);
         if !sound {
             guest.kill()?;

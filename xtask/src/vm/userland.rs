@@ -11,9 +11,30 @@ use std::path::{Path, PathBuf};
 /// What the cases run. busybox has the rest.
 const PROGRAMS: &[&str] = &[
     // busybox's own shell would take its own losetup before any other
-    "dash", "kmod", "dmsetup", "lvm", "mdadm", "pdata_tools", "losetup", "mount", "umount", "partx", "sfdisk", "blkzone", "fsfreeze",
-    "fstrim", "mkfs.ext4", "e2fsck", "mkfs.xfs", "xfs_repair", "mkfs.btrfs", "nbd-server", "nbd-client", "sg_dd",
-    "sg_write_same", "sg_write_x",
+    "dash",
+    "kmod",
+    "dmsetup",
+    "lvm",
+    "mdadm",
+    "pdata_tools",
+    "losetup",
+    "mount",
+    "umount",
+    "partx",
+    "sfdisk",
+    "blkzone",
+    "fsfreeze",
+    "fstrim",
+    "mkfs.ext4",
+    "e2fsck",
+    "mkfs.xfs",
+    "xfs_repair",
+    "mkfs.btrfs",
+    "nbd-server",
+    "nbd-client",
+    "sg_dd",
+    "sg_write_same",
+    "sg_write_x",
 ];
 
 /// Other names of a program, by which it knows what to do.
@@ -33,7 +54,9 @@ global { use_lvmpolld=0 use_lvmlockd=0 }
 /// Makes the folder.
 pub fn stage(folder: &Path, tools: &Path) -> Result<()> {
     fresh_dir(folder)?;
-    for inside in ["bin", "sbin", "lib64", "lib/x86_64-linux-gnu", "etc/lvm", "dev", "proc", "sys", "run", "tmp"] {
+    for inside in
+        ["bin", "sbin", "lib64", "lib/x86_64-linux-gnu", "etc/lvm", "dev", "proc", "sys", "run", "tmp"]
+    {
         fs::create_dir_all(folder.join(inside)).with_context(|| format!("make {inside}"))?;
     }
     copy(&find(tools, "busybox")?, &folder.join("bin/busybox"))?;

@@ -19,14 +19,15 @@ use tests::scratch::Scratch;
 use tests::tracked::Tracked;
 use tests::{host, skip_if};
 
-/// Who may write at the same time.
+/// Who may write at the same time. Writers through the page cache and around it never share a device: where they meet
+/// in a page the kernel fails the next sync with EIO (`dio_warn_stale_pagecache`, mm/filemap.c, 6.18).
 const CREWS: [&[How]; 6] = [
     &[How::Uring],
     &[How::Uring, How::Direct],
     &[How::Direct, How::Direct, How::Direct, How::Direct],
-    &[How::Uring, How::Cached],
-    &[How::Direct, How::Cached, How::Uring, How::Direct],
-    &[How::Direct, How::Mapped, How::Uring, How::Cached],
+    &[How::Uring, How::Uring],
+    &[How::Cached, How::Mapped],
+    &[How::Cached, How::Cached],
 ];
 
 /// A tracked device with its replica, and what was done to it.

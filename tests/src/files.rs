@@ -5,7 +5,7 @@
 use crate::device::{O_DIRECT, open_with, put};
 use crate::image::Aligned;
 use crate::random::Random;
-use crate::raw::{write_mapped, write_uring};
+use crate::raw::{Completions, write_mapped, write_uring};
 use anyhow::{Context, Result};
 use rustix::fs::FallocateFlags;
 use std::fs::{self, File};
@@ -132,7 +132,7 @@ fn change(path: &Path, random: &mut Random) -> Result<()> {
         5 => fallocate(&file, FallocateFlags::empty(), at, 1 << 20)?,
         6 => fallocate(&file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, at, length as u64)?,
         _ => {
-            if write_uring(&file, at, &data, 16 << 10).is_err() {
+            if write_uring(&file, at, &data, 16 << 10, Completions::Interrupts).is_err() {
                 file.write_all_at(&data, at)?;
             }
         }

@@ -16,6 +16,7 @@ pub mod bpf;
 pub mod device;
 pub mod fault;
 pub mod files;
+pub mod guest;
 pub mod host;
 pub mod image;
 pub mod load;

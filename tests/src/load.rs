@@ -4,7 +4,7 @@
 use crate::device::{O_DIRECT, open_with, size_of};
 use crate::image::Aligned;
 use crate::random::Random;
-use crate::raw::{Uring, write_mapped};
+use crate::raw::{Completions, Uring, write_mapped};
 use crate::replica::{Replica, Running, follow_until_quiet};
 use crate::tracked::Tracked;
 use crate::workload::{discard, zero_out};
@@ -121,7 +121,7 @@ impl<'a> Writer<'a> {
 
     fn uring(mut self) -> Result<()> {
         let file = open_with(self.device, O_DIRECT)?;
-        let mut ring = Uring::new(DEPTH)?;
+        let mut ring = Uring::new(DEPTH, Completions::Interrupts)?;
         let unit = self.unit as usize;
         let mut data = Aligned::new(DEPTH * unit);
         for places in self.places.chunks(DEPTH) {

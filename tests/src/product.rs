@@ -56,6 +56,12 @@ impl Home {
         Ok(Self { path })
     }
 
+    /// One that several processes share, one after the other.
+    pub fn at(path: &Path) -> Result<Self> {
+        std::fs::create_dir_all(path)?;
+        Ok(Self { path: path.into() })
+    }
+
     /// The same instance after a reboot of its machine: what was in memory is gone, what lay in `lib` is there, and
     /// it is another boot.
     pub fn rebooted(&self, scratch: &Scratch) -> Result<Self> {

@@ -78,6 +78,15 @@ pub fn write_mapped(file: &File, offset: u64, data: &[u8]) -> io::Result<()> {
     map.flush()
 }
 
+/// How completions are waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Completions {
+    /// The device interrupts.
+    Interrupts,
+    /// The kernel looks again and again (`IORING_SETUP_IOPOLL`); only O_DIRECT on queues made for it.
+    Polled,
+}
+
 /// An io_uring.
 pub struct Uring {
     ring: IoUring,
@@ -86,8 +95,12 @@ pub struct Uring {
 
 impl Uring {
     /// With room for `depth` writes in flight.
-    pub fn new(depth: usize) -> Result<Self> {
-        Ok(Self { ring: IoUring::new(depth as u32).context("create io_uring")?, depth })
+    pub fn new(depth: usize, how: Completions) -> Result<Self> {
+        let mut builder = IoUring::<io_uring::squeue::Entry, io_uring::cqueue::Entry>::builder();
+        if how == Completions::Polled {
+            builder.setup_iopoll();
+        }
+        Ok(Self { ring: builder.build(depth as u32).context("create io_uring")?, depth })
     }
 
     /// Writes each part at its place, as many in flight as there is room for, and waits for all.
@@ -129,10 +142,55 @@ impl Uring {
 }
 
 /// Writes `data` at `offset` in pieces of `piece` bytes, many in flight, through io_uring.
-pub fn write_uring(file: &File, offset: u64, data: &[u8], piece: usize) -> Result<()> {
+pub fn write_uring(file: &File, offset: u64, data: &[u8], piece: usize, how: Completions) -> Result<()> {
     let places = (offset..).step_by(piece);
     let parts: Vec<(u64, &[u8])> = places.zip(data.chunks(piece)).collect();
-    Uring::new(32)?.write(file, &parts)
+    Uring::new(32, how)?.write(file, &parts)
+}
+
+/// `struct nvme_user_io` (include/uapi/linux/nvme_ioctl.h).
+#[repr(C)]
+struct NvmeUserIo {
+    opcode: u8,
+    flags: u8,
+    control: u16,
+    blocks_less_one: u16,
+    reserved: u16,
+    metadata: u64,
+    address: u64,
+    first_block: u64,
+    management: u32,
+    reference_tag: u32,
+    application_tag: u16,
+    application_mask: u16,
+}
+
+/// One NVMe write of `data` at block `first` of a namespace with blocks of 512 bytes, as a command of the device.
+pub fn nvme_write(namespace: &File, first: u64, data: &[u8]) -> io::Result<()> {
+    const NVME_IOCTL_SUBMIT_IO: u64 = 0x4030_4e42;
+    let command = NvmeUserIo {
+        opcode: 1,
+        flags: 0,
+        control: 0,
+        blocks_less_one: (data.len() / 512 - 1) as u16,
+        reserved: 0,
+        metadata: 0,
+        address: data.as_ptr() as u64,
+        first_block: first,
+        management: 0,
+        reference_tag: 0,
+        application_tag: 0,
+        application_mask: 0,
+    };
+    let request = NVME_IOCTL_SUBMIT_IO as libc::Ioctl;
+    // SAFETY: the ioctl reads the 48 bytes of the command, and the blocks it names out of `data`, which is that long;
+    // both live until it returns, when the command has ended.
+    let result = unsafe { libc::ioctl(namespace.as_raw_fd(), request, std::ptr::from_ref(&command)) };
+    match result {
+        0 => Ok(()),
+        status if status > 0 => Err(io::Error::other(format!("NVMe status {status:#x}"))),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// The child is killed when the thread that started it ends, so that a dead test leaves no process behind.

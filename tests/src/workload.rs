@@ -6,7 +6,7 @@
 use crate::device::{O_DIRECT, logical_block, open_with, size_of};
 use crate::image::Aligned;
 use crate::random::Random;
-use crate::raw::{RangeIoctl, range_ioctl, write_mapped, write_uring};
+use crate::raw::{Completions, RangeIoctl, range_ioctl, write_mapped, write_uring};
 use anyhow::{Context, Result};
 use rustix::fs::FallocateFlags;
 use rustix::io::ReadWriteFlags;
@@ -33,7 +33,7 @@ pub struct Way {
 }
 
 /// Bytes a device must have for [`WAYS`].
-pub const WAYS_NEED: u64 = 192 * M;
+pub const WAYS_NEED: u64 = 128 * M;
 
 const K: u64 = 1 << 10;
 const M: u64 = 1 << 20;
@@ -63,7 +63,7 @@ pub const WAYS: &[Way] = &[
     Way { name: "io_uring O_DIRECT 4M", run: |d, r| uring(d, r, 48 * M, 4 << 20, O_DIRECT) },
     Way { name: "io_uring buffered 1M", run: |d, r| uring(d, r, 54 * M, 1 << 20, 0) },
     Way { name: "BLKDISCARD 3M", run: |d, _| ranged(d, RangeIoctl::Discard, 64 * M, 3 * M) },
-    Way { name: "BLKDISCARD 64M", run: |d, _| ranged(d, RangeIoctl::Discard, 128 * M, 64 * M) },
+    Way { name: "BLKDISCARD 32M", run: |d, _| ranged(d, RangeIoctl::Discard, 96 * M, 32 * M) },
     Way {
         name: "BLKDISCARD one block",
         run: |d, _| ranged(d, RangeIoctl::Discard, 68 * M, logical_block(d)?),
@@ -143,7 +143,7 @@ fn uring(device: &Path, random: &mut Random, at: u64, length: usize, flags: i32)
         return Ok(Outcome::Unsupported("io_uring is disabled".into()));
     }
     let file = open_with(device, flags)?;
-    write_uring(&file, at, &Aligned::random(length, random), 64 << 10)?;
+    write_uring(&file, at, &Aligned::random(length, random), 64 << 10, Completions::Interrupts)?;
     file.sync_data()?;
     Ok(Outcome::Done)
 }

@@ -3,6 +3,8 @@
 //!
 //! Each detachment is planted for real, on pins in a BPF file system of the test's own and on devices of its own.
 
+#![expect(clippy::disallowed_methods, reason = "pins are moved on purpose; they are not files that last")]
+
 use anyhow::{Context, Result, ensure};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};

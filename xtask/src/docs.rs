@@ -26,6 +26,7 @@ pub fn docs(ws: &Workspace, verbs: &[String]) -> Result<()> {
         problems
             .extend(commands(&text, &program, verbs).into_iter().map(|problem| format!("{name}: {problem}")));
     }
+    problems.extend(crate::vm::check(ws).err().map(|error| format!("{error:#}")));
     for problem in &problems {
         println!("{problem}");
     }

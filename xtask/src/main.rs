@@ -15,6 +15,7 @@ mod run;
 mod setup;
 mod test;
 mod tidy;
+mod vm;
 mod workspace;
 
 use anyhow::Result;
@@ -98,11 +99,28 @@ enum Verb {
         #[arg(long, default_value = "")]
         note: String,
     },
+    /// Run the cases of every kind of device on Debian's kernels, in emulated guests
+    Vm {
+        /// Which kernels; without a name: all of xtask/src/vm/kernels.rs
+        kernels: Vec<String>,
+        /// Only cases whose name contains this
+        #[arg(long)]
+        only: Option<String>,
+        /// Put the results into docs/KERNELS.md
+        #[arg(long, conflicts_with = "only")]
+        write: bool,
+        /// Cut the power of a guest that writes, so many times, and verify after each
+        #[arg(long, value_name = "N", conflicts_with_all = ["only", "write"])]
+        power_cuts: Option<usize>,
+        /// Of the moments and the writes
+        #[arg(long, requires = "power_cuts")]
+        seed: Option<u64>,
+    },
     /// Build the documentation, check its links and commands
     Docs,
     /// Make an archive to give away
     Dist,
-    /// Everything .ci/run runs: fmt, tidy, clippy, ebpf --check, test, docs
+    /// Everything .ci/run runs: fmt, tidy, clippy, ebpf --check, test, vm, docs
     Ci,
 }
 
@@ -135,6 +153,9 @@ fn act(verb: Verb) -> Result<()> {
         Verb::Bench { name, rounds, write, note, .. } => {
             let keep = if write { bench::Keep::Write } else { bench::Keep::Results };
             bench::bench(ws, name.as_deref(), rounds, keep, &note)
+        }
+        Verb::Vm { kernels, only, write, power_cuts, seed } => {
+            vm::vm(ws, &vm::Wish { kernels: &kernels, only: only.as_deref(), write, power_cuts, seed })
         }
         Verb::Docs => docs::docs(ws, &verbs()),
         Verb::Dist => dist::dist(ws),

@@ -15,6 +15,7 @@ use crate::block::SECTOR;
 use crate::error::{Context, Error, Kind, Result};
 use rustix::fs::{FileType, Mode, OFlags};
 use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// The kernel's `dev_t` of a major and a minor number.
@@ -186,7 +187,8 @@ impl BlockDevice {
     /// If it cannot be switched on.
     pub fn count_io(&self) -> Result<()> {
         let path = self.disk_sysfs.join("queue/iostats");
-        std::fs::write(&path, "1").os_context(|| format!("write 1 to {}", path.display()))
+        let written = File::options().write(true).open(&path).and_then(|mut file| file.write_all(b"1"));
+        written.os_context(|| format!("write 1 to {}", path.display()))
     }
 
     /// Bytes from the disk's beginning to this device's; 0 for a whole disk.

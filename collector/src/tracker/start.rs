@@ -20,6 +20,7 @@ use std::path::Path;
 const FIRST_EPOCH: u64 = 1;
 
 /// What [`start`] found.
+#[expect(clippy::large_enum_variant, reason = "one of them, moved once")]
 pub enum Start {
     /// The device is tracked, and still the same.
     Already(DeviceState),

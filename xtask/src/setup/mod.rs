@@ -1,5 +1,6 @@
 //! `cargo xtask setup`: what run, test and ebpf need, installed by itself, one line each.
 
+pub mod apt;
 pub mod bpf_linker;
 pub mod packages;
 pub mod rust_src;

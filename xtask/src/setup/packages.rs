@@ -22,6 +22,12 @@ pub const TEST: &[Package] = &[
     Package { name: "qemu-utils", program: "qemu-img" },
 ];
 
+/// For `vm` besides.
+pub const VM: &[Package] = &[
+    Package { name: "qemu-system-x86", program: "qemu-system-x86_64" },
+    Package { name: "xz-utils", program: "xz" },
+];
+
 /// For `bench` besides.
 pub const BENCH: &[Package] = &[
     Package { name: "restic", program: "restic" },

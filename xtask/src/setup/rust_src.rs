@@ -2,9 +2,10 @@
 //!
 //! Three places, in this order: the installed toolchain has it; rustup can add it; Debian has the
 //! same release as the package `rust-src` in a newer suite than the machine's. For the last one the
-//! machine's own package source is used with another suite, from lists and caches of our own, without
-//! root and without touching the machine's apt. A source of another release is never used.
+//! machine's own package source is used with another suite (`apt`), without root and without touching the
+//! machine's apt. A source of another release is never used.
 
+use super::apt::Apt;
 use super::toolchain::Rustc;
 use crate::command::{quiet, say, text, which};
 use crate::workspace::{Workspace, fresh_dir, write_file};
@@ -63,18 +64,17 @@ fn rustup_adds_it(folder: &Path) -> bool {
 
 /// Takes Debian's package of the same release and puts its `library/` into `folder`.
 fn fetch_from_debian(ws: &Workspace, release: &str, folder: &Path) -> Result<()> {
-    if which("apt-get").is_none() || which("dpkg").is_none() {
+    if !Apt::is_here() {
         bail!("rustup cannot add rust-src, and this is no Debian");
     }
     let work = ws.ebpf_toolchain().join("apt");
     for suite in SUITES {
         fresh_dir(&work)?;
         let apt = Apt::new(&work, suite)?;
-        let Some(version) = apt.version_of(release)? else { continue };
+        let Some(version) = version_of(&apt, release)? else { continue };
         say(format!("rust-src: Debian's {version} from {suite}"));
-        quiet(apt.get().current_dir(&work).arg("download").arg(format!("rust-src={version}")))?;
-        let package = only_file(&work, "deb")?;
-        quiet(Command::new("dpkg").arg("-x").arg(&package).arg(work.join("unpacked")))?;
+        apt.download(&[format!("rust-src={version}")])?;
+        apt.unpack(&work.join("unpacked"))?;
         fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
         let library = work.join("unpacked/usr/src").join(format!("rustc-{release}")).join("library");
         // the package keeps a link at the other end; -L would follow links of the tests' fixtures
@@ -84,54 +84,11 @@ fn fetch_from_debian(ws: &Workspace, release: &str, folder: &Path) -> Result<()>
     bail!("no suite of {SUITES:?} has rust-src {release}")
 }
 
-/// apt with lists, caches and sources of its own: needs no root and changes nothing on the machine.
-struct Apt {
-    options: Vec<String>,
-}
-
-impl Apt {
-    fn new(work: &Path, suite: &str) -> Result<Self> {
-        for folder in ["lists/partial", "cache/archives/partial"] {
-            fs::create_dir_all(work.join(folder)).with_context(|| format!("create {folder}"))?;
-        }
-        let (uri, key) = machine_source(Path::new("/etc/apt"))?;
-        let signed = key.map(|key| format!("[signed-by={key}] ")).unwrap_or_default();
-        let list = work.join("rust-src.list");
-        write_file(&list, format!("deb {signed}{uri} {suite} main\n").as_bytes())?;
-        let set = |name: &str, value: &Path| format!("{name}={}", value.display());
-        let options = vec![
-            set("Dir::Etc::sourcelist", &list),
-            "Dir::Etc::sourceparts=-".into(),
-            set("Dir::State::lists", &work.join("lists")),
-            set("Dir::Cache", &work.join("cache")),
-            // apt's own user cannot enter a checkout under /root
-            "APT::Sandbox::User=root".into(),
-            "Acquire::Languages=none".into(),
-        ];
-        let apt = Self { options };
-        say(format!("rust-src: reading Debian's list of {suite}"));
-        quiet(apt.get().arg("update"))?;
-        Ok(apt)
-    }
-
-    fn get(&self) -> Command {
-        self.command("apt-get")
-    }
-
-    fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
-        for option in &self.options {
-            command.arg("-o").arg(option);
-        }
-        command
-    }
-
-    /// The package's version that is `release`, if this suite has it.
-    fn version_of(&self, release: &str) -> Result<Option<String>> {
-        let table = text(self.command("apt-cache").args(["madison", "rust-src"]))?;
-        let versions = table.lines().filter_map(|line| line.split('|').nth(1)).map(str::trim);
-        Ok(versions.filter(|v| is_release(v, release)).map(str::to_owned).next())
-    }
+/// The package's version that is `release`, if this suite has it.
+fn version_of(apt: &Apt, release: &str) -> Result<Option<String>> {
+    let table = text(apt.cache().args(["madison", "rust-src"]))?;
+    let versions = table.lines().filter_map(|line| line.split('|').nth(1)).map(str::trim);
+    Ok(versions.filter(|v| is_release(v, release)).map(str::to_owned).next())
 }
 
 /// Is the Debian version `1.95.0+dfsg1-1~bpo13+1` the release `1.95.0`?
@@ -140,63 +97,6 @@ fn is_release(version: &str, release: &str) -> bool {
     upstream
         .strip_prefix(release)
         .is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit() || c == '.'))
-}
-
-/// URI and key of the machine's main Debian archive.
-fn machine_source(etc: &Path) -> Result<(String, Option<String>)> {
-    let mut files = vec![etc.join("sources.list")];
-    if let Ok(folder) = fs::read_dir(etc.join("sources.list.d")) {
-        files.extend(folder.flatten().map(|entry| entry.path()));
-    }
-    files.sort();
-    for file in &files {
-        let Ok(text) = fs::read_to_string(file) else { continue };
-        let found = match file.extension().is_some_and(|ext| ext == "sources") {
-            true => text.split("\n\n").find_map(of_stanza),
-            false => text.lines().find_map(of_line),
-        };
-        if let Some(found) = found {
-            return Ok(found);
-        }
-    }
-    bail!("no Debian archive in the package sources of {}", etc.display())
-}
-
-/// A deb822 stanza; archives of security updates do not carry other suites.
-fn of_stanza(stanza: &str) -> Option<(String, Option<String>)> {
-    let field = |name: &str| {
-        stanza.lines().find_map(|line| line.strip_prefix(name)).map(str::trim).filter(|v| !v.is_empty())
-    };
-    let suites = field("Suites:")?;
-    let uri = field("URIs:")?.split_whitespace().next()?;
-    let useful = field("Types:")?.contains("deb") && field("Enabled:") != Some("no");
-    let main = useful && is_debian(uri) && !suites.contains("-security");
-    main.then(|| (uri.to_owned(), field("Signed-By:").filter(|key| key.starts_with('/')).map(str::to_owned)))
-}
-
-/// A one-line source: `deb [signed-by=KEY] URI SUITE main`.
-fn of_line(line: &str) -> Option<(String, Option<String>)> {
-    let rest = line.trim().strip_prefix("deb ")?.trim();
-    let (options, rest) = match rest.strip_prefix('[') {
-        Some(rest) => rest.split_once(']')?,
-        None => ("", rest),
-    };
-    let mut words = rest.split_whitespace();
-    let (uri, suite) = (words.next()?, words.next()?);
-    let key = options.split_whitespace().find_map(|word| word.strip_prefix("signed-by="));
-    let main = is_debian(uri) && !suite.contains("-security");
-    main.then(|| (uri.to_owned(), key.map(str::to_owned)))
-}
-
-fn is_debian(uri: &str) -> bool {
-    uri.trim_end_matches('/').ends_with("/debian")
-}
-
-fn only_file(folder: &Path, extension: &str) -> Result<PathBuf> {
-    let entries = fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))?;
-    let mut files =
-        entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == extension));
-    files.next().with_context(|| format!("no .{extension} in {}", folder.display()))
 }
 
 /// Makes `private` look like `installed`, with its own `lib/rustlib/src`, and the wrapper rustc.
@@ -237,17 +137,5 @@ mod tests {
         assert!(!is_release("1.95.01-1", "1.95.0"));
         assert!(!is_release("1.95.0.1-1", "1.95.0"));
         assert!(!is_release("1.94.0+dfsg1-1", "1.95.0"));
-    }
-
-    #[test]
-    fn the_main_archive_is_found_in_both_forms_of_source() {
-        let stanza =
-            "Types: deb\n# a comment\nURIs: http://mirror/debian\nSuites: bookworm\nSigned-By: /k.gpg";
-        assert_eq!(of_stanza(stanza), Some(("http://mirror/debian".into(), Some("/k.gpg".into()))));
-        assert_eq!(of_stanza(&stanza.replace("bookworm", "bookworm-security")), None);
-        let line = "deb [arch=amd64 signed-by=/k.gpg] http://mirror/debian/ trixie main";
-        assert_eq!(of_line(line), Some(("http://mirror/debian/".into(), Some("/k.gpg".into()))));
-        assert_eq!(of_line("# deb http://mirror/debian trixie main"), None);
-        assert_eq!(of_line("deb http://mirror/docker trixie main"), None);
     }
 }

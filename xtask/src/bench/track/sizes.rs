@@ -82,31 +82,32 @@ fn cuts(bed: &Bed) -> Result<(String, Vec<Headline>)> {
         let found = bed.tracking(disk.path(), || cut(bed, disk.path(), cuts))?;
         drop(disk);
         bed.forget("cut.img")?;
-        let get = |key: &str| found[key].as_f64().with_context(|| format!("the meter told no {key}"));
-        writeln!(
-            text,
-            "| {name} | {} MiB | {cuts} | {:.1} ms | {:.1} ms | {:.0} → {:.0} µs | {:.0} → {:.0} µs | {:.0} → {:.0} µs |",
-            bitmap >> 20,
-            get("cut_median")?,
-            get("cut_slowest")?,
-            get("alone_p50")?,
-            get("during_p50")?,
-            get("alone_p999")?,
-            get("during_p999")?,
-            get("alone_longest")?,
-            get("during_longest")?,
-        )?;
+        row(&mut text, &format!("{name} | {} MiB | {cuts}", bitmap >> 20), &found)?;
         headlines.push(Headline::new(
             format!(
                 "tracking, {name}: a writer's longest wait while it is cut (alone {:.0} µs)",
-                get("alone_longest")?
+                get(&found, "alone_longest")?
             ),
-            format!("{:.0} µs", get("during_longest")?),
+            format!("{:.0} µs", get(&found, "during_longest")?),
             "",
             true,
         ));
     }
     Ok((text, headlines))
+}
+
+fn get(found: &Value, key: &str) -> Result<f64> {
+    found[key].as_f64().with_context(|| format!("the meter told no {key}"))
+}
+
+fn row(text: &mut String, what: &str, found: &Value) -> Result<()> {
+    write!(text, "| {what} | {:.1} ms | {:.1} ms |", get(found, "cut_median")?, get(found, "cut_slowest")?)?;
+    for of in ["p50", "p999", "longest"] {
+        let (alone, during) = (get(found, &format!("alone_{of}"))?, get(found, &format!("during_{of}"))?);
+        write!(text, " {alone:.0} → {during:.0} µs |")?;
+    }
+    text.push('\n');
+    Ok(())
 }
 
 fn cut(bed: &Bed, device: &std::path::Path, cuts: u32) -> Result<Value> {

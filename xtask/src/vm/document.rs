@@ -1,0 +1,153 @@
+//! docs/KERNELS.md: kernels × kinds, from the results that were kept.
+
+use super::fetch::place;
+use super::kernels::KERNELS;
+use super::round::Round;
+use crate::command::text;
+use crate::workspace::{Workspace, write_file};
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use std::fmt::Write;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// Keeps a kernel's results, with the date.
+pub fn keep(ws: &Workspace, kernel: &str, round: &Round) -> Result<()> {
+    let cases = round.cases.iter().map(
+        |case| json!({ "name": case.name, "fate": case.fate(), "why": case.why(), "report": case.report }),
+    );
+    let kept = json!({
+        "date": text(Command::new("date").args(["-u", "+%Y-%m-%d %H:%M"]))?.trim(),
+        "version": round.version,
+        "cases": cases.collect::<Vec<_>>(),
+    });
+    let path = result(ws, kernel);
+    fs::create_dir_all(path.parent().context("folder of the results")?)
+        .context("make the results' folder")?;
+    write_file(&path, kept.to_string().as_bytes())
+}
+
+fn result(ws: &Workspace, kernel: &str) -> PathBuf {
+    place(ws).join("results").join(format!("{kernel}.json"))
+}
+
+fn document(ws: &Workspace) -> PathBuf {
+    ws.root.join("docs/KERNELS.md")
+}
+
+const HEAD: &str = "# Kernels
+
+Written by `cargo xtask vm --write`. Each kernel is Debian's own, booted in an emulated machine (qemu, TCG, two
+processors) by `cargo xtask vm`; the cases are in `tests/src/guest/cases.rs`, the kernels in
+`xtask/src/vm/kernels.rs`. A case makes a device of its kind, tracks it, writes to it in every way of
+`tests/src/workload.rs` (a file system's own writes where it says so), and compares two images of the whole device
+byte by byte with the list.
+
+*whole*: every changed 4 KiB block was listed and the list was not called suspect. *suspect*: the product said
+itself that the list may lack something; the next backup then compares everything. *refused*: it is not tracked.
+*absent*: this kernel or guest has no such thing. What is expected stands in the table of cases; anything else
+fails `cargo xtask vm`.
+";
+
+/// Writes the document from all kept results.
+pub fn write(ws: &Workspace) -> Result<()> {
+    let mut rounds = Vec::new();
+    for kernel in KERNELS {
+        let path = result(ws, kernel.name);
+        let kept =
+            fs::read(&path).with_context(|| format!("no result of `cargo xtask vm {}` yet", kernel.name))?;
+        let kept: Value =
+            serde_json::from_slice(&kept).with_context(|| format!("read {}", path.display()))?;
+        rounds.push((kernel.name, kept));
+    }
+    let mut page = String::from(HEAD);
+    about(&mut page, &rounds)?;
+    table(&mut page, &rounds)?;
+    reasons(&mut page, &rounds)?;
+    write_file(&document(ws), page.as_bytes())
+}
+
+fn about(page: &mut String, rounds: &[(&str, Value)]) -> Result<()> {
+    page.push_str("\n| kernel | version | Debian suite | run (UTC) | programs loaded, verified and attached | lockdown=integrity |\n");
+    page.push_str("|---|---|---|---|---|---|\n");
+    for (name, kept) in rounds {
+        let suite = KERNELS.iter().find(|kernel| kernel.name == *name).map_or("", |kernel| kernel.suite);
+        let word = |key: &str| kept[key].as_str().unwrap_or("-").to_owned();
+        let programs = cases(kept).find_map(|case| case["report"]["programs"].as_u64());
+        let programs = programs.map_or("none".to_owned(), |count| format!("{count} of {count}"));
+        let locked = cases(kept).find(|case| case["name"] == "lockdown=integrity");
+        let locked = locked.map_or("-".to_owned(), said);
+        writeln!(
+            page,
+            "| {name} | {} | {suite} | {} | {programs} | {locked} |",
+            word("version"),
+            word("date")
+        )?;
+    }
+    Ok(())
+}
+
+fn cases(kept: &Value) -> impl Iterator<Item = &Value> {
+    kept["cases"].as_array().into_iter().flatten()
+}
+
+fn said(case: &Value) -> String {
+    case["fate"].as_str().unwrap_or("-").to_owned()
+}
+
+fn table(page: &mut String, rounds: &[(&str, Value)]) -> Result<()> {
+    let mut names: Vec<&str> = Vec::new();
+    for (_, kept) in rounds {
+        for name in cases(kept).filter_map(|case| case["name"].as_str()) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+    }
+    page.push_str("\n## Kinds of devices\n\n| kind |");
+    rounds.iter().for_each(|(name, _)| page.push_str(&format!(" {name} |")));
+    page.push_str(&format!("\n|---|{}\n", "---|".repeat(rounds.len())));
+    for name in names {
+        write!(page, "| {name} |")?;
+        for (_, kept) in rounds {
+            let cell = cases(kept).find(|case| case["name"] == name).map_or("-".to_owned(), said);
+            let cell = if cell == "failed" { "**failed**".to_owned() } else { cell };
+            write!(page, " {cell} |")?;
+        }
+        page.push('\n');
+    }
+    Ok(())
+}
+
+/// Every reason once, with where it was given.
+fn reasons(page: &mut String, rounds: &[(&str, Value)]) -> Result<()> {
+    let mut all: Vec<(String, Vec<String>)> = Vec::new();
+    for (kernel, kept) in rounds {
+        for case in cases(kept).filter(|case| case["fate"] != "whole") {
+            let why = case["why"].as_str().unwrap_or_default().replace('\n', " ");
+            let line = format!("{}, {}: {}", case["name"].as_str().unwrap_or_default(), said(case), why);
+            match all.iter_mut().find(|(known, _)| *known == line) {
+                Some((_, kernels)) => kernels.push((*kernel).to_owned()),
+                None => all.push((line, vec![(*kernel).to_owned()])),
+            }
+        }
+    }
+    page.push_str("\n## Why not whole\n\n");
+    for (line, kernels) in all {
+        writeln!(page, "- {line} ({})", kernels.join(", "))?;
+    }
+    Ok(())
+}
+
+/// For `cargo xtask docs`: an error unless the document has a line for every kernel of the table.
+pub fn check(ws: &Workspace) -> Result<()> {
+    let path = document(ws);
+    let page = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    for kernel in KERNELS {
+        if !page.contains(&format!("\n| {} | {}.", kernel.name, kernel.name)) {
+            bail!("docs/KERNELS.md has no line of kernel {}: cargo xtask vm --write", kernel.name);
+        }
+    }
+    Ok(())
+}

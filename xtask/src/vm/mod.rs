@@ -1,0 +1,116 @@
+//! `cargo xtask vm`: the cases of `tests/src/guest` on the kernels of the table, in guests of our own.
+//!
+//! What must stay true: a kind that could not be run is absent, never passed; a guest ends with us; nothing but
+//! files below the target folder and in memory is written. docs/KERNELS.md is made from the results that are
+//! kept in `target/vm/results`.
+
+mod cpio;
+mod document;
+mod fetch;
+mod guest;
+mod initramfs;
+mod kernels;
+mod machine;
+mod modules;
+mod power;
+mod programs;
+mod round;
+mod userland;
+
+pub use document::check;
+
+use crate::command::{say, which};
+use crate::rig::process;
+use crate::setup::apt::Apt;
+use crate::setup::packages;
+use crate::workspace::Workspace;
+use anyhow::{Result, bail};
+use kernels::Kernel;
+
+/// What the command line asks for.
+pub struct Wish<'a> {
+    /// Names of kernels; none: all.
+    pub kernels: &'a [String],
+    /// Only cases whose name contains this.
+    pub only: Option<&'a str>,
+    /// Put the results into docs/KERNELS.md.
+    pub write: bool,
+    /// Not the cases, but so many power cuts.
+    pub power_cuts: Option<usize>,
+    /// Of the power cuts; none: from the clock.
+    pub seed: Option<u64>,
+}
+
+/// Why there can be no guests here, if so.
+pub fn impossible() -> Option<String> {
+    packages::ensure(packages::VM);
+    if which("qemu-system-x86_64").is_none() {
+        return Some("there is no qemu-system-x86_64".into());
+    }
+    let debian = Apt::is_here();
+    (!debian).then(|| "kernels come as Debian packages, and there is no apt-get and dpkg here".into())
+}
+
+/// Every case on every kernel.
+pub fn all(ws: &Workspace) -> Result<()> {
+    vm(ws, &Wish { kernels: &[], only: None, write: false, power_cuts: None, seed: None })
+}
+
+/// Runs the cases; an error if one failed or came out otherwise than the table expects.
+pub fn vm(ws: &Workspace, wish: &Wish) -> Result<()> {
+    if let Some(why) = impossible() {
+        bail!("no guests: {why}");
+    }
+    process::listen()?;
+    let chosen = kernels::chosen(wish.kernels)?;
+    let alone = fetch::alone(ws)?;
+    let tools = fetch::tools(ws)?;
+    chosen.iter().try_for_each(|kernel| fetch::kernel(ws, kernel, &tools).map(drop))?;
+    drop(alone);
+    let programs = programs::build(ws)?;
+    let mut failures = Vec::new();
+    for kernel in &chosen {
+        match one_kernel(ws, kernel, &tools, &programs, wish) {
+            Ok(failed) => failures.extend(failed),
+            Err(error) => failures.push(format!("kernel {}: {error:#}", kernel.name)),
+        }
+        process::go_on()?;
+    }
+    if wish.write {
+        document::write(ws)?;
+    }
+    if !failures.is_empty() {
+        failures.iter().for_each(|failure| println!("FAILED: {failure}"));
+        bail!("{} cases failed", failures.len());
+    }
+    Ok(())
+}
+
+fn one_kernel(
+    ws: &Workspace,
+    kernel: &Kernel,
+    tools: &std::path::Path,
+    programs: &programs::Programs,
+    wish: &Wish,
+) -> Result<Vec<String>> {
+    let files = fetch::kernel(ws, kernel, tools)?;
+    let bed = round::Bed::new(ws, kernel.name)?;
+    let initramfs = initramfs::make(&files, tools, programs, bed.logs())?;
+    say(format!("kernel {} ({})", kernel.name, files.version));
+    if let Some(cuts) = wish.power_cuts {
+        let seed = wish.seed.unwrap_or_else(clock);
+        return power::run(&bed, &files, &initramfs, cuts, seed).map(|()| Vec::new());
+    }
+    let found = round::run(&bed, &files, &initramfs, wish.only)?;
+    found.print(kernel.name);
+    if wish.only.is_none() {
+        document::keep(ws, kernel.name, &found)?;
+    }
+    Ok(found.failures(kernel.name))
+}
+
+/// A seed nobody chose.
+fn clock() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(1, |time| time.as_nanos() as u64)
+}

@@ -208,6 +208,21 @@ impl Seen<'_> {
         }
     }
 
+    /// Completion of a passthrough request, or of a part of it.
+    ///
+    /// # Safety
+    /// `request` must be a `struct request`.
+    #[inline(always)]
+    unsafe fn complete_command(&self, context: &Context, request: *const u8, key: u64, whole: bool) {
+        // SAFETY: by the caller's word.
+        if unsafe { self.mark_command(context, request) }.is_some() {
+            count!(self.row, completed += 1);
+            if whole && let Some(slot) = inflight::find(key) {
+                slot.free();
+            }
+        }
+    }
+
     /// Remembers the write until it completes, and counts it.
     #[inline(always)]
     fn submit(&self, key: u64, range: (u64, u64), born: u64, copy: u32) {
@@ -311,18 +326,11 @@ pub unsafe fn request_complete<const COPY: u32>(context: &Context) {
         let length: u32 = load(request, kernel!(rq_length));
         let sector: u64 = load(request, kernel!(rq_sector));
         let seen = Seen { disk, row, op, sector, count: u64::from(bytes >> 9) };
+        let key = inflight::key(request, gendisk, disk.id);
         if change == Change::Passthrough {
-            if seen.mark_command(context, request).is_some() {
-                count!(row, completed += 1);
-                if bytes >= length
-                    && let Some(slot) = inflight::find(inflight::key(request, gendisk, disk.id))
-                {
-                    slot.free();
-                }
-            }
-            return;
+            return seen.complete_command(context, request, key, bytes >= length);
         }
-        let slot = inflight::find(inflight::key(request, gendisk, disk.id));
+        let slot = inflight::find(key);
         if bytes != 0 || change == Change::Zone {
             seen.mark_change(change, request, queue);
             count!(row, completed += 1, completed_sectors += seen.count);

@@ -132,7 +132,8 @@ impl<'a> Machine<'a> {
         for image in [&restored, &original] {
             let disk = Loop::on(image, &[])?;
             let mounted = Mounted::new(self.scratch, disk.path(), "ro")?;
-            let words = format!("cd {} && find . -type f -exec sha256sum {{}} + | sort", mounted.point().display());
+            let words =
+                format!("cd {} && find . -type f -exec sha256sum {{}} + | sort", mounted.point().display());
             listings.push(host::run("sh", ["-c", &words])?);
             mounted.unmount()?;
             disk.detach()?;
@@ -389,7 +390,9 @@ fn killed_at_every_step() -> Result<()> {
     names.retain(|name| ours.iter().any(|room| name.starts_with(room)));
     let mut hits = [0, 0];
     for name in &names {
-        for (verb, how) in [(0, "kill"), (0, "error"), (1, "kill"), (1, "error"), (0, "kill@2"), (1, "kill@2")] {
+        for (verb, how) in
+            [(0, "kill"), (0, "error"), (1, "kill"), (1, "error"), (0, "kill@2"), (1, "kill@2")]
+        {
             let arm = if how.contains('@') { format!("{name}={how}") } else { format!("{name}={how}@1") };
             churn(&machine.care.device, &mut machine.random, 6)?;
             if verb == 1 {

@@ -89,6 +89,9 @@ enum Verb {
         /// How often each contender runs
         #[arg(long, default_value_t = 5)]
         rounds: usize,
+        /// One round, only to look: nothing is kept
+        #[arg(long, conflicts_with_all = ["rounds", "write"])]
+        quick: bool,
         /// Put the results into docs/BENCHMARKS.md and the README; without a name: of all
         #[arg(long)]
         write: bool,
@@ -144,7 +147,13 @@ fn act(verb: Verb) -> Result<()> {
         Verb::Test { long: true, minutes, seed, .. } => test::long(ws, minutes, seed),
         Verb::Test { filter, .. } => test::test(ws, filter.as_deref()),
         Verb::Fuzz { seconds, target } => fuzz::fuzz(ws, seconds, target.as_deref()),
-        Verb::Bench { name, rounds, write, note } => bench::bench(ws, name.as_deref(), rounds, write, &note),
+        Verb::Bench { name, quick: true, note, .. } => {
+            bench::bench(ws, name.as_deref(), 1, bench::Keep::Nothing, &note)
+        }
+        Verb::Bench { name, rounds, write, note, .. } => {
+            let keep = if write { bench::Keep::Write } else { bench::Keep::Results };
+            bench::bench(ws, name.as_deref(), rounds, keep, &note)
+        }
         Verb::Vm { kernels, only, write, power_cuts, seed } => {
             vm::vm(ws, &vm::Wish { kernels: &kernels, only: only.as_deref(), write, power_cuts, seed })
         }

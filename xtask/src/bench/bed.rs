@@ -129,13 +129,6 @@ impl Aligned {
         Self { bytes, start, length }
     }
 
-    /// Always the same byte.
-    pub fn same(length: usize, byte: u8) -> Self {
-        let bytes = vec![byte; length + 4096];
-        let start = bytes.as_ptr().align_offset(4096);
-        Self { bytes, start, length }
-    }
-
     /// The bytes.
     pub fn get(&self) -> &[u8] {
         &self.bytes[self.start..self.start + self.length]

@@ -85,11 +85,6 @@ pub fn table(unit: &str, rows: &[Row]) -> Result<String> {
 }
 
 impl Row {
-    /// The figures.
-    pub fn spread(&self) -> Result<Spread> {
-        Spread::of(&self.figures)
-    }
-
     /// Ours divided by the other's, round by round.
     pub fn against(&self, other: &Self) -> Result<Spread> {
         let ratios: Vec<f64> =

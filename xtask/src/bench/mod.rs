@@ -31,7 +31,7 @@ struct Benchmark {
 const BENCHMARKS: [Benchmark; 4] = [
     Benchmark {
         name: "track",
-        about: "what tracking adds to a write: time in the programs, rate with and without",
+        about: "the price of tracking: time in the programs, rates and latencies, memory, cuts, other ways",
         run: track::run,
     },
     Benchmark { name: "full", about: "a full backup against dd and qemu-img convert", run: full::run },
@@ -43,8 +43,20 @@ const BENCHMARKS: [Benchmark; 4] = [
     Benchmark { name: "restore", about: "a restore against qemu-img convert back to raw", run: restore::run },
 ];
 
+/// What becomes of the results.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// They are only shown.
+    Nothing,
+    /// They are kept for a document that is written later.
+    Results,
+    /// The document is written.
+    Write,
+}
+
 /// Runs one, or all if they are to be written; else lists them.
-pub fn bench(ws: &Workspace, name: Option<&str>, rounds: usize, write: bool, note: &str) -> Result<()> {
+pub fn bench(ws: &Workspace, name: Option<&str>, rounds: usize, keep: Keep, note: &str) -> Result<()> {
+    let write = keep == Keep::Write;
     if name.is_none() && !write {
         for benchmark in &BENCHMARKS {
             println!("{:12} {}", benchmark.name, benchmark.about);
@@ -60,12 +72,17 @@ pub fn bench(ws: &Workspace, name: Option<&str>, rounds: usize, write: bool, not
     packages::ensure(packages::TEST);
     packages::ensure(packages::BENCH);
     let program = build(ws)?;
+    if chosen.iter().any(|benchmark| benchmark.name == "track") {
+        track::build_meter(ws)?;
+    }
     process::listen()?;
     for benchmark in chosen {
         say(format!("bench {}: {rounds} rounds after one that does not count", benchmark.name));
         let findings = (benchmark.run)(&program, rounds)?;
         println!("{}", findings.text);
-        document::keep(ws, benchmark.name, &findings, note)?;
+        if keep != Keep::Nothing {
+            document::keep(ws, benchmark.name, &findings, note)?;
+        }
     }
     if write { document::write(ws, &BENCHMARKS.map(|b| (b.name, b.about))) } else { Ok(()) }
 }

@@ -21,6 +21,11 @@ impl Product {
         Ok(Self { program, home: scratch.folder("home")? })
     }
 
+    /// Its home.
+    pub fn home(&self) -> &Path {
+        &self.home
+    }
+
     /// The program with these words.
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.program);

@@ -129,7 +129,7 @@ fn free(folder: &Path) -> Result<u64> {
 }
 
 /// Bytes of memory that could be had.
-fn memory() -> Option<u64> {
+pub fn memory() -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? << 10)

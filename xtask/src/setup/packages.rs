@@ -29,8 +29,11 @@ pub const VM: &[Package] = &[
 ];
 
 /// For `bench` besides.
-pub const BENCH: &[Package] =
-    &[Package { name: "restic", program: "restic" }, Package { name: "fio", program: "fio" }];
+pub const BENCH: &[Package] = &[
+    Package { name: "restic", program: "restic" },
+    Package { name: "fio", program: "fio" },
+    Package { name: "blktrace", program: "blktrace" },
+];
 
 /// Installs what is missing. What cannot be installed is said; the tests that need it skip themselves.
 pub fn ensure(packages: &[Package]) {

@@ -1,0 +1,84 @@
+//! Rate and latency of 4 KiB writes with and without tracking: random and sequential, one and 32 in flight, in turns.
+
+use super::Bed;
+use super::fio::{Figures, Job, fio};
+use crate::bench::document::Headline;
+use crate::bench::interleaved::Spread;
+use anyhow::Result;
+use std::fmt::Write;
+
+const SECONDS: f64 = 0.5;
+const JOBS: [(&str, &str, u32); 4] = [
+    ("random, 1 in flight", "randwrite", 1),
+    ("random, 32 in flight", "randwrite", 32),
+    ("sequential, 1 in flight", "write", 1),
+    ("sequential, 32 in flight", "write", 32),
+];
+
+/// The table, and the figures that count.
+pub fn run(bed: &Bed, rounds: usize) -> Result<(String, Vec<Headline>)> {
+    let mut text = format!(
+        "### Rate and latency\n\n4 KiB writes past the page cache, {rounds} rounds of {SECONDS} s each, without and \
+         with tracking in turns. The loss is taken round by round; latencies are without → with.\n\n| | writes/s \
+         without | with | lost | spread | p50 µs | p99 µs | p99.9 µs |\n|---|--:|--:|--:|--:|--:|--:|--:|\n"
+    );
+    let mut headlines = Vec::new();
+    for kind in &bed.kinds {
+        for (what, word, depth) in JOBS {
+            let job = Job { kind: word, ..Job::random(depth, SECONDS) };
+            let (mut plain, mut tracked) = (Vec::new(), Vec::new());
+            for round in 0..=rounds {
+                let without = fio(&kind.device, job)?;
+                let with = bed.tracking(&kind.device, || fio(&kind.device, job))?;
+                if round > 0 {
+                    plain.push(without);
+                    tracked.push(with);
+                }
+            }
+            let lost = loss(&plain, &tracked)?;
+            row(&mut text, &format!("{}: {what}", kind.name), &plain, &tracked, lost)?;
+            if word == "randwrite" && depth == 1 {
+                let aim = if kind.name == "loop" { "≤ 1 %" } else { "" };
+                let each = Spread::of(&plain.iter().map(Figures::each).collect::<Vec<_>>())?.median;
+                headlines.push(Headline::new(
+                    format!("tracking, {}: writes per second lost, of one in {each:.0} µs", kind.name),
+                    format!("{:.1} %", lost.median),
+                    aim,
+                    aim.is_empty() || lost.median <= 1.0,
+                ));
+            }
+        }
+    }
+    text += "\nzram does next to nothing for a write, so there is no worse case; the loop device on a file in memory \
+             stands for a disk of its latency. Where the spread of a line is wider than its figure, the figure is \
+             noise.\n";
+    Ok((text, headlines))
+}
+
+/// Percent of the rate that is lost, round by round.
+fn loss(plain: &[Figures], tracked: &[Figures]) -> Result<Spread> {
+    let lost = plain.iter().zip(tracked).map(|(without, with)| (1.0 - with.iops / without.iops) * 100.0);
+    Spread::of(&lost.collect::<Vec<_>>())
+}
+
+fn row(text: &mut String, what: &str, plain: &[Figures], tracked: &[Figures], lost: Spread) -> Result<()> {
+    let median = |of: &[Figures], get: &dyn Fn(&Figures) -> f64| {
+        Spread::of(&of.iter().map(get).collect::<Vec<_>>()).map(|spread| spread.median)
+    };
+    let rate = |of: &[Figures]| median(of, &|f| f.iops);
+    write!(
+        text,
+        "| {what} | {:.0} | {:.0} | {:.1} % | {:.1}-{:.1} |",
+        rate(plain)?,
+        rate(tracked)?,
+        lost.median,
+        lost.min,
+        lost.max
+    )?;
+    for nth in 0..3 {
+        let latency = |of: &[Figures]| median(of, &|f| f.latency[nth]);
+        write!(text, " {:.1} → {:.1} |", latency(plain)?, latency(tracked)?)?;
+    }
+    text.push('\n');
+    Ok(())
+}

@@ -165,67 +165,69 @@ const SIZE: u64 = 16 << 20;
 /// What happens to a machine between its save and its resume.
 type Gap = fn(&mut Machine<'_>) -> Result<()>;
 
+/// Reason that must be given, name, deed.
+const GAPS: [(&str, &str, Gap); 8] = [
+    ("not stopped cleanly", "not saved", |m| m.reboot()),
+    ("this kernel wrote", "written by this kernel before resume", |m| {
+        m.saved()?;
+        m.reboot()?;
+        m.write_at(1 << 20)
+    }),
+    ("somebody wrote", "written elsewhere while off", |m| {
+        m.saved()?;
+        let backing = m.off()?;
+        let elsewhere = Loop::newborn(&backing)?;
+        m.care.device = elsewhere.path().into();
+        m.write_at(3 << 20)?;
+        elsewhere.vanish()?;
+        m.on(&backing)
+    }),
+    ("cannot be used", "the saved map is cut short", |m| {
+        m.saved()?;
+        let map = m.lib_file("map")?;
+        let length = std::fs::metadata(&map)?.len();
+        std::fs::File::options().write(true).open(map)?.set_len(length - 1)?;
+        m.reboot()
+    }),
+    ("cannot be used", "the saved map is gone", |m| {
+        m.saved()?;
+        std::fs::remove_file(m.lib_file("map")?)?;
+        m.reboot()
+    }),
+    ("cannot be used", "an older map in its place", |m| {
+        m.saved()?;
+        let old = std::fs::read(m.lib_file("map")?)?;
+        m.care.home.ok(["resume"])?;
+        m.write_at(5 << 20)?;
+        m.saved()?;
+        tests::device::put(&m.lib_file("map")?, &old)?;
+        m.reboot()
+    }),
+    ("somebody wrote", "record and map of an earlier save in their place", |m| {
+        m.saved()?;
+        let (record, map) = (m.lib_file("json")?, m.lib_file("map")?);
+        let old = (std::fs::read(&record)?, std::fs::read(&map)?);
+        m.care.home.ok(["resume"])?;
+        m.write_at(6 << 20)?;
+        m.saved()?;
+        tests::device::put(&record, &old.0)?;
+        tests::device::put(&map, &old.1)?;
+        m.reboot()
+    }),
+    ("not stopped cleanly", "written after a save that was taken back", |m| {
+        m.saved()?;
+        m.care.home.ok(["resume"])?;
+        m.write_at(7 << 20)?;
+        m.reboot()
+    }),
+];
+
 /// Each of these makes the saved map unbelievable, and is said.
 #[test]
 fn no_proof_no_incremental() -> Result<()> {
     const NAME: &str = "reboot::no_proof_no_incremental";
     skip_if!(host::no_tracking(), NAME);
-    let gaps: [(&str, &str, Gap); 8] = [
-        ("not stopped cleanly", "not saved", |m| m.reboot()),
-        ("this kernel wrote", "written by this kernel before resume", |m| {
-            m.saved()?;
-            m.reboot()?;
-            m.write_at(1 << 20)
-        }),
-        ("somebody wrote", "written elsewhere while off", |m| {
-            m.saved()?;
-            let backing = m.off()?;
-            let elsewhere = Loop::newborn(&backing)?;
-            m.care.device = elsewhere.path().into();
-            m.write_at(3 << 20)?;
-            elsewhere.vanish()?;
-            m.on(&backing)
-        }),
-        ("cannot be used", "the saved map is cut short", |m| {
-            m.saved()?;
-            let map = m.lib_file("map")?;
-            let length = std::fs::metadata(&map)?.len();
-            std::fs::File::options().write(true).open(map)?.set_len(length - 1)?;
-            m.reboot()
-        }),
-        ("cannot be used", "the saved map is gone", |m| {
-            m.saved()?;
-            std::fs::remove_file(m.lib_file("map")?)?;
-            m.reboot()
-        }),
-        ("cannot be used", "an older map in its place", |m| {
-            m.saved()?;
-            let old = std::fs::read(m.lib_file("map")?)?;
-            m.care.home.ok(["resume"])?;
-            m.write_at(5 << 20)?;
-            m.saved()?;
-            tests::device::put(&m.lib_file("map")?, &old)?;
-            m.reboot()
-        }),
-        ("somebody wrote", "record and map of an earlier save in their place", |m| {
-            m.saved()?;
-            let (record, map) = (m.lib_file("json")?, m.lib_file("map")?);
-            let old = (std::fs::read(&record)?, std::fs::read(&map)?);
-            m.care.home.ok(["resume"])?;
-            m.write_at(6 << 20)?;
-            m.saved()?;
-            tests::device::put(&record, &old.0)?;
-            tests::device::put(&map, &old.1)?;
-            m.reboot()
-        }),
-        ("not stopped cleanly", "written after a save that was taken back", |m| {
-            m.saved()?;
-            m.care.home.ok(["resume"])?;
-            m.write_at(7 << 20)?;
-            m.reboot()
-        }),
-    ];
-    for (reason, what, gap) in gaps {
+    for (reason, what, gap) in GAPS {
         let scratch = Scratch::new("gap")?;
         let mut machine = Machine::new(&scratch, NAME, SIZE, None)?;
         churn(&machine.care.device, &mut machine.random, 20)?;

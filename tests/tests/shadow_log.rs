@@ -98,8 +98,8 @@ fn a_log_beside_the_writes_misses_areas() -> Result<()> {
         let (stop, path) = (AtomicBool::new(false), folder.join("log"));
         let began = Instant::now();
         let (first, log) = std::thread::scope(|scope| {
-            let (mut random, device) = (random.fork(), disk.path());
-            let writer = scope.spawn(|| write_until(&stop, device, &mut random));
+            let (mut random, device, stop_here) = (random.fork(), disk.path(), &stop);
+            let writer = scope.spawn(move || write_until(stop_here, device, &mut random));
             let logger = scope.spawn(|| log_until(&stop, &words, &path, Duration::from_millis(every)));
             std::thread::sleep(Duration::from_secs(host::seconds(4)));
             stop.store(true, Ordering::Relaxed);

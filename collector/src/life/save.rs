@@ -9,7 +9,7 @@
 //! goes on all the while. A device that is to be written again in this boot is opened by `resume`.
 
 use super::{users, witness};
-use crate::diff;
+use crate::diff::{self, Difference};
 use crate::epoch::Epochs;
 use crate::error::{Error, Result};
 use crate::format::{Blake3, Record, Saved, SavedMap, Witness};
@@ -142,7 +142,11 @@ impl Stop {
         if !last.quiet {
             return Ok(Err(vec!["it was written to while it was being saved".into()]));
         }
-        let pending = diff::pending(&self.epochs)?;
+        self.write(diff::pending(&self.epochs)?, witnesses).map(Ok)
+    }
+
+    /// Map, then record.
+    fn write(&self, pending: Difference, witnesses: Vec<Witness>) -> Result<(u64, Vec<Witness>)> {
         let state = self.epochs.state();
         let session: ulid::Ulid = state.session.parse().map_err(|e| {
             Error::caused(crate::error::Kind::Damaged, format!("session {:?}", state.session), e)
@@ -167,6 +171,6 @@ impl Stop {
         };
         record::write(&self.places, &Record { fenced: self.fenced, saved: Some(saved), ..record })?;
         failpoint("save.after-record")?;
-        Ok(Ok((map.extents.total(), witnesses)))
+        Ok((map.extents.total(), witnesses))
     }
 }

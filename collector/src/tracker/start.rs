@@ -123,15 +123,9 @@ fn begin(places: &Places, device: &BlockDevice, granularity: Granularity, first:
     maps.switch_bitmap(slot, &bitmap)?;
     let entry = maps.disk_or_new(&disk)?;
     let identity = Identity::of(device);
-    let target = Target {
-        start: identity.start_sector,
-        sectors: device.size / SECTOR,
-        shift: granularity.sector_shift(),
-        words: words as u32,
-        next: 0,
-        disk: entry.id,
-    };
-    maps.link(device.disk, entry, slot, target)?;
+    let (start, sectors) = (identity.start_sector, device.size / SECTOR);
+    let (shift, words) = (granularity.sector_shift(), words as u32);
+    maps.link(device.disk, entry, slot, Target { start, sectors, shift, words, next: 0, disk: entry.id })?;
     maps.switch_bitmap(slot, &bitmap)?; // the kernel waits for running programs: from here on all see the target
     let reading = Reading::take(places, &maps, &disk, entry.id)?;
     let now = now_ms();

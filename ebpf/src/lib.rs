@@ -351,8 +351,9 @@ mod tests {
     fn disks_of_one_driver_have_places_of_their_own() {
         for (major, step) in [(7, 1), (8, 16), (252, 1), (253, 1), (259, 1)] {
             let mut places: [bool; PLACES as usize] = [false; PLACES as usize];
-            let shared = (0..MAX_DISKS)
-                .filter(|n| core::mem::replace(&mut places[place_of((major << 20) | (n * step)) as usize], true));
+            let shared = (0..MAX_DISKS).filter(|n| {
+                core::mem::replace(&mut places[place_of((major << 20) | (n * step)) as usize], true)
+            });
             assert_eq!(shared.count(), 0, "major {major}");
         }
     }

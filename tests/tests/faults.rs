@@ -26,7 +26,19 @@ fn m13_the_copier_dies_at_every_step() -> Result<()> {
     fill(device.path(), &mut random)?;
     let care = Protected::new(&scratch, device.path())?;
     care.backup(&[])?;
-    let names = failpoints()?;
+    // those of other verbs have tests of their own: reboot, resize, migrate, store::pruning
+    let others = [
+        "epoch.resize.",
+        "migrate.",
+        "record.",
+        "repo.config.",
+        "repo.map.",
+        "repo.sweep.",
+        "repo.tombstone.",
+    ];
+    let others: Vec<&str> = others.into_iter().chain(["resume.", "save.", "start."]).collect();
+    let mut names = failpoints()?;
+    names.retain(|name| !others.iter().any(|other| name.starts_with(other)));
     ensure!(names.len() > 5, "only these failpoints in the source: {names:?}");
     let mut never = names.clone();
     for name in &names {

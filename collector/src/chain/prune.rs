@@ -80,14 +80,10 @@ fn sweep(repo: &Repository, lock: &DeviceLock, grace: Duration) -> Result<Swept>
         return Ok(swept);
     }
     points.stand_alone(&going)?;
-    for (manifest, hash) in &points.good {
-        let useless = points.mapped.contains_key(&manifest.point)
-            && usable_map(repo, &points.mapped, manifest, *hash)?.is_none();
-        if useless {
-            // whole without it, or an error
-            Chain::resolve(repo, device, manifest.point)?;
-            repo.drop_damaged_maps(lock, manifest, *hash)?;
-        }
+    for (manifest, hash) in points.good.iter().filter(|(m, _)| points.mapped.contains_key(&m.point)) {
+        // whole without its damaged maps, or an error
+        Chain::resolve(repo, device, manifest.point)?;
+        repo.drop_damaged_maps(lock, manifest, *hash)?;
     }
     let live = points.live_segments(&going)?;
     // first those whose sweep died before, then children before their parents

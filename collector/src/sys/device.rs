@@ -6,8 +6,8 @@ mod driver;
 mod makeup;
 
 pub use driver::Driver;
-pub use makeup::Makeup;
 pub(super) use makeup::TableLine;
+pub use makeup::{Makeup, multipath_above};
 
 use super::privilege::{Capability, explained};
 use super::{ioctl, mounts};

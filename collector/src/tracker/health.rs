@@ -15,7 +15,7 @@ use super::load::{Loaded, Maps, ProgramHealth, aya_error};
 use super::places::Places;
 use super::state::{Baseline, CounterSums, DeviceState};
 use crate::error::{Kind, Result};
-use crate::sys::device::{BlockDevice, Driver, Makeup};
+use crate::sys::device::{BlockDevice, Driver, Makeup, multipath_above};
 use blkdelta_ebpf::{ADMIN_ROW, COPIES, Counters, HOOKS, Hook, Role};
 
 /// Everything counted at one moment.
@@ -31,6 +31,8 @@ pub struct Reading {
     pub accounting: bool,
     /// Stores may reach the disk without passing the block layer.
     pub dax: bool,
+    /// The multipath device whose path the disk is: its writes may take another path.
+    pub path_of: Option<String>,
     /// Commands to NVMe controllers, which may concern any namespace; `None` for another kind of disk.
     pub admin: Option<CounterSums>,
     /// What a dm or md device is put together from.
@@ -70,7 +72,8 @@ impl Reading {
             seen => Some(seen?),
         };
         let (accounting, dax) = (disk.iostats, disk.dax);
-        Ok(Self { kernel, counters, programs, accounting, dax, admin, makeup })
+        let path_of = multipath_above(disk);
+        Ok(Self { kernel, counters, programs, accounting, dax, path_of, admin, makeup })
     }
 
     /// The baseline of an epoch that begins now.
@@ -158,6 +161,9 @@ impl Reading {
         if self.dax {
             broken.push("memory-mapped access past the block layer was switched on (queue/dax)".into());
         }
+        broken.extend(self.path_of.as_ref().map(|above| {
+            format!("it is a path of the multipath device {above}, whose writes may take another path")
+        }));
         broken
     }
 
@@ -308,6 +314,7 @@ mod tests {
             programs: Vec::new(),
             accounting: true,
             dax: false,
+            path_of: None,
             admin: None,
             makeup: Some(Makeup::default()),
         }

@@ -16,7 +16,7 @@ use super::state::{CounterSums, DeviceState};
 use super::{Lock, Places, Reading, forget, open_bitmap, registry, words_of};
 use crate::block::{ExtentSet, extents_of_words};
 use crate::error::{Error, Kind, Result};
-use crate::sys::device::{BlockDevice, Makeup};
+use crate::sys::device::{BlockDevice, Makeup, multipath_above};
 use crate::sys::failpoint;
 use aya::maps::{Map, MapData, PerCpuArray};
 use std::path::PathBuf;
@@ -158,6 +158,7 @@ fn reading(device: &BlockDevice, old: &Places, loaded: &Loaded, state: &DeviceSt
         accounting: disk.iostats,
         admin: None,
         dax: disk.dax,
+        path_of: multipath_above(&disk),
         // layout 1 tracked neither dm nor md
         makeup: Some(Makeup::of(&disk)?),
     })

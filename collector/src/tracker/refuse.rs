@@ -5,7 +5,7 @@
 //! takes (`bio_start_io_acct`), and its content may change by its own bios only (drivers/md, 6.1 to 7.3).
 
 use crate::error::{Error, Kind, Result};
-use crate::sys::device::{BlockDevice, Driver, Makeup};
+use crate::sys::device::{BlockDevice, Driver, Makeup, multipath_above};
 
 /// Targets of device-mapper whose content changes by the device's own writes, and by a new table, only.
 const TARGETS: [&str; 18] = [
@@ -63,6 +63,12 @@ fn of_disk(disk: &BlockDevice, size: u64) -> Option<Refusal> {
             "it is memory (DAX): stores reach it without passing the block layer".into(),
             "use the namespace in sector mode (`ndctl create-namespace --mode=sector`), or a device whose \
              queue/dax is 0",
+        ));
+    }
+    if let Some(above) = multipath_above(disk) {
+        return Some((
+            format!("it is a path of the multipath device {above}: writes that take another path pass it by"),
+            "track the multipath device instead",
         ));
     }
     of_driver(disk)

@@ -4,7 +4,7 @@
 //! is kept: a dm-crypt table may hold the key. md: the members as the array holds them, told apart by the inode
 //! number of their folder in sysfs, which the kernel never uses again for one made later (`kernfs_new_node`).
 
-use super::{BlockDevice, Driver, names_in};
+use super::{BlockDevice, Driver, dev_of, names_in};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::ioctl;
 use serde::{Deserialize, Serialize};
@@ -115,6 +115,19 @@ impl Makeup {
             false => Ok(()),
         }
     }
+}
+
+/// The multipath device that `disk` is a path of, if so. By its UUID, which multipathd gives it
+/// (`mpath-…`); one without a UUID by its table, where we are let to see that.
+pub fn multipath_above(disk: &BlockDevice) -> Option<String> {
+    let folder = disk.sysfs().join("holders");
+    disk.holders().into_iter().find(|name| {
+        let above = dev_of(&folder.join(name)).and_then(BlockDevice::of_number);
+        above.is_ok_and(|above| match &above.uuid {
+            Some(uuid) => uuid.starts_with("mpath-"),
+            None => Makeup::of(&above).is_ok_and(|makeup| makeup.targets.iter().any(|t| t == "multipath")),
+        })
+    })
 }
 
 #[cfg(test)]

@@ -54,9 +54,9 @@ pub fn build_meter(ws: &Workspace) -> Result<()> {
 pub fn run(program: &Path, rounds: usize) -> Result<Findings> {
     let bed = Bed::make(program)?;
     say("time in the programs");
-    let (mut text, mut headlines) = hooks::run(&bed, rounds)?;
+    let hooks::Hooks { mut text, mut headlines, each } = hooks::run(&bed, rounds)?;
     say("rate and latency");
-    let (rates, lines) = rates::run(&bed, rounds)?;
+    let (rates, lines) = rates::run(&bed, rounds, &each)?;
     headlines.extend(lines);
     say("other ways");
     let peers = peers::run(&bed, rounds)?;

@@ -5,9 +5,10 @@
 use super::fio::{Job, fio};
 use super::{Bed, Kind, meter};
 use crate::bench::interleaved::{Contender, Sample, measure, table};
-use crate::command::quiet;
+use crate::command::{quiet, say};
+use crate::rig::device::unmount;
 use crate::rig::product::{KernelStats, utf8};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::cell::RefCell;
 use std::fmt::Write;
@@ -19,6 +20,7 @@ const JOB: Job = Job::random(1, 0.5);
 
 /// The tables.
 pub fn run(bed: &Bed, rounds: usize) -> Result<String> {
+    let _debug = DebugFs::mounted();
     let mut text = String::from(
         "### Against other ways\n\nµs per 4 KiB random write, one in flight. *Event per request*: each write also goes \
          through a ring buffer to a process that reads it, ours for live traffic; other trackers have nothing else.\n",
@@ -74,16 +76,42 @@ fn watched(bed: &Bed, kind: &Kind, sum: &mut (u64, u64)) -> Result<super::fio::F
 
 /// blktrace of writes, running; an error if it cannot.
 fn blktrace(device: &Path) -> Result<Child> {
-    // it ends by itself, in case nobody ends it
     let probe = Command::new("blktrace").arg("-d").arg(device).args(["-w", "1", "-o", "/dev/null"]).output();
     let probe = probe.context("blktrace is not installed")?;
-    if !probe.status.success() {
-        let said = [probe.stdout, probe.stderr].concat();
-        anyhow::bail!("{}", String::from_utf8_lossy(&said).trim());
+    let said = String::from_utf8_lossy(&probe.stderr).into_owned();
+    // its exit code is 0 even when it could not open what it reads
+    if !probe.status.success() || said.contains("FAILED") {
+        bail!("{}", said.trim());
     }
+    // it ends by itself, in case nobody ends it
     let mut trace = Command::new("blktrace");
     trace.arg("-d").arg(device).args(["-a", "write", "-w", "60", "-o", "-"]);
     trace.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().context("start blktrace")
+}
+
+/// The file system that blktrace reads; mounted for as long as this lives, if it was not.
+struct DebugFs(bool);
+
+impl DebugFs {
+    const PLACE: &str = "/sys/kernel/debug";
+
+    fn mounted() -> Self {
+        if Path::new(Self::PLACE).join("block").exists() {
+            return Self(false);
+        }
+        // where that is forbidden, blktrace says what it misses
+        Self(quiet(Command::new("mount").args(["-t", "debugfs", "debugfs", Self::PLACE])).is_ok())
+    }
+}
+
+impl Drop for DebugFs {
+    fn drop(&mut self) {
+        if self.0
+            && let Err(error) = unmount(Path::new(Self::PLACE))
+        {
+            say(format!("{} stays mounted: {error:#}", Self::PLACE));
+        }
+    }
 }
 
 fn stop(child: &mut Child) {

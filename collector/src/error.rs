@@ -100,6 +100,17 @@ impl Error {
         self.kind
     }
 
+    /// It and all its causes, on one line.
+    pub fn in_full(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(e) = cause {
+            text = format!("{text}: {e}");
+            cause = e.source();
+        }
+        text
+    }
+
     /// What the reader can do, if we know.
     pub fn advice(&self) -> Option<&str> {
         self.hint.as_deref()

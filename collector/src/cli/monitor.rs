@@ -118,17 +118,16 @@ impl Beside {
         let (stop, told) = channel();
         let thread = std::thread::Builder::new().name("monitor".into()).spawn(move || {
             let (places, mut guard) = (Places::from_env(), Guard::default());
-            let args = Monitor { devices: vec![device], interval: Self::INTERVAL, once: false, json: false };
+            let devices = [device];
             loop {
-                let changes =
-                    states(&places, &args.devices).and_then(|states| Ok(guard.round(&places, &states)?));
-                match changes {
+                let states = states(&places, &devices);
+                match states.and_then(|states| Ok(guard.round(&places, &states)?)) {
                     Ok(changes) => {
                         changes.iter().filter(|c| c.kind != ChangeKind::Watched).for_each(|c| say(&words(c)));
                     }
                     Err(error) => say(&super::output::explain(&error)),
                 }
-                if told.recv_timeout(args.interval) != Err(RecvTimeoutError::Timeout) {
+                if told.recv_timeout(Self::INTERVAL) != Err(RecvTimeoutError::Timeout) {
                     return;
                 }
             }

@@ -32,7 +32,7 @@ impl Ground {
         match Self::parent(subject, ledger, repo) {
             Ok(Ok(chain)) => Self::On(Box::new(chain)),
             Ok(Err(why)) => Self::Full(why),
-            Err(error) => Self::Full(format!("nothing can be built on the last point: {}", chain_of(&error))),
+            Err(error) => Self::Full(format!("nothing can be built on the last point: {}", error.in_full())),
         }
     }
 
@@ -81,15 +81,4 @@ pub fn standing(
         )));
     }
     Ok(Ok(chain))
-}
-
-/// An error and its causes on one line.
-pub(super) fn chain_of(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(e) = cause {
-        text += &format!(": {e}");
-        cause = e.source();
-    }
-    text
 }

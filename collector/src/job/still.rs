@@ -6,7 +6,7 @@
 //! the pass before it copied; everything else is [`Still::Moving`].
 
 use super::passes::Passes;
-use super::{Wishes, ground::chain_of, hook};
+use super::{Wishes, hook};
 use crate::block::{BLOCK, ExtentSet};
 use crate::epoch::Cut;
 use crate::error::Result;
@@ -68,7 +68,7 @@ impl Passes<'_> {
             Ok(hold) => hold,
             Err(error) => {
                 let advice = error.advice().map(|advice| format!(" ({advice})")).unwrap_or_default();
-                self.notes.push(format!("not frozen: {}{advice}", chain_of(&error)));
+                self.notes.push(format!("not frozen: {}{advice}", error.in_full()));
                 return self.unfrozen(wishes);
             }
         };
@@ -81,7 +81,7 @@ impl Passes<'_> {
         let why = match (proof, frozen) {
             (Ok(()), Ok(time)) => return Ok(Still::Frozen(time)),
             (Err(why), _) => why,
-            (_, Err(error)) => format!("the freeze did not last: {}", chain_of(&error)),
+            (_, Err(error)) => format!("the freeze did not last: {}", error.in_full()),
         };
         self.notes.push(why);
         Ok(Still::Moving)

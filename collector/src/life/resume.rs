@@ -110,7 +110,7 @@ fn resume_record(places: &Places, record: Record) -> Result<Resumed> {
         record::write(places, &Record { saved: None, ..record.clone() })?;
         return done(path, Outcome::Waiting(format!("{n} devices are {}", record.identity)));
     };
-    let path = path_of(&record, device);
+    let path = device.known_as(Path::new(&record.path));
     if let Some(state) = tracker::find(places, &path)?.filter(|s| s.session == record.session) {
         if !record.fenced && record.saved.is_none() {
             return done(path, Outcome::Tracked);
@@ -123,13 +123,6 @@ fn resume_record(places: &Places, record: Record) -> Result<Resumed> {
         return done(path, Outcome::Anew(format!("it had {} bytes, now {}", record.size, device.size)));
     }
     go_on(places, &path, record)
-}
-
-/// The path it had, if that still leads there.
-fn path_of(record: &Record, device: &BlockDevice) -> PathBuf {
-    let path = PathBuf::from(&record.path);
-    let same = BlockDevice::open(&path).is_ok_and(|known| known.dev == device.dev);
-    if same { path } else { device.path.clone() }
 }
 
 fn go_on(places: &Places, path: &Path, record: Record) -> Result<Resumed> {
@@ -188,7 +181,7 @@ fn judge(
     let changed = match map {
         Ok(map) => map.extents,
         Err(error) => {
-            reasons.push(format!("what was saved cannot be used: {}", full(&error)));
+            reasons.push(format!("what was saved cannot be used: {}", error.in_full()));
             ExtentSet::new()
         }
     };
@@ -229,10 +222,4 @@ fn contradictions(device: &BlockDevice, saved: &Saved, changed: &ExtentSet) -> R
         format!("somebody wrote while it was not tracked ({} changed)", then.what)
     };
     Ok(differ.map(say).collect())
-}
-
-/// An error and its causes.
-fn full(error: &Error) -> String {
-    let cause = std::error::Error::source(error).map(|c| format!(": {c}")).unwrap_or_default();
-    format!("{error}{cause}")
 }

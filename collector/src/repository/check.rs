@@ -1,7 +1,6 @@
 //! Looking for damage: everything that is wrong, with the points it harms, never only the first thing.
 
 use super::index::IndexReader;
-use super::points::words;
 use super::{PointState, Repository, keys};
 use crate::error::{Kind, Result};
 use crate::format::{
@@ -103,7 +102,7 @@ impl Check<'_> {
             Ok(value) => Ok(Some(value)),
             Err(e) => match e.kind() {
                 Kind::Damaged | Kind::Incompatible | Kind::NotFound | Kind::Io => {
-                    self.damage(object, words(&e), points.iter().copied());
+                    self.damage(object, e.in_full(), points.iter().copied());
                     Ok(None)
                 }
                 _ => Err(e),

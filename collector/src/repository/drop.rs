@@ -92,7 +92,7 @@ impl Repository {
     ) -> Result<()> {
         let (device, point) = (&manifest.device.id, manifest.point);
         own(lock, device)?;
-        for number in self.maps_of(device, point)?.into_iter().filter_map(|(n, commit)| commit.then_some(n)) {
+        for (.., number) in self.committed_maps(&format!("map/{device}/{point}"))? {
             let map = self.point_map(device, point, hash, number);
             match map.and_then(|map| self.map_index(&map, manifest.geometry.size)) {
                 Err(e) if e.kind() == Kind::Damaged => {
@@ -115,18 +115,17 @@ impl Repository {
         size: u64,
     ) -> Result<BTreeSet<SegmentId>> {
         let mut named: BTreeSet<SegmentId> = own.segments().iter().map(|s| s.id).collect();
-        for number in self.maps_of(device, point)?.into_iter().filter_map(|(n, commit)| commit.then_some(n)) {
+        for (.., number) in self.committed_maps(&format!("map/{device}/{point}"))? {
             let map = self.point_map(device, point, manifest, number)?;
             named.extend(self.map_index(&map, size)?.segments().iter().map(|s| s.id));
         }
         Ok(named)
     }
 
-    /// Numbers of a point's maps; true: of the commit.
-    fn maps_of(&self, device: &DeviceId, point: PointId) -> Result<Vec<(u32, bool)>> {
+    /// Numbers of a point's maps, committed or not.
+    fn maps_of(&self, device: &DeviceId, point: PointId) -> Result<BTreeSet<u32>> {
         let keys = self.store().list(&format!("map/{device}/{point}"))?;
-        let found = keys.iter().filter_map(|(key, _)| keys::parse_map(key));
-        Ok(found.filter(|(d, p, ..)| (d, *p) == (device, point)).map(|(.., n, c)| (n, c)).collect())
+        Ok(keys.iter().filter_map(|(key, _)| keys::parse_map(key)).map(|(_, _, number, _)| number).collect())
     }
 
     /// Removes a buried point and every segment of it that is not in `live`.
@@ -158,7 +157,7 @@ impl Repository {
         self.store().delete(&keys::index(device, point))?;
         failpoint("repo.sweep.index-gone")?;
         // highest first, each commit before its index: what is left is always what is used
-        for (number, _) in self.maps_of(device, point)?.into_iter().rev() {
+        for number in self.maps_of(device, point)?.into_iter().rev() {
             self.store().delete(&keys::map_commit(device, point, number))?;
             self.store().delete(&keys::map(device, point, number))?;
         }

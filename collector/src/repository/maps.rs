@@ -25,12 +25,18 @@ impl Repository {
     /// If the store cannot be listed.
     pub(crate) fn mapped(&self, device: &DeviceId) -> Result<BTreeMap<PointId, u32>> {
         let mut highest = BTreeMap::new();
-        for (key, _) in self.store().list(&format!("map/{device}"))? {
-            let Some((_, point, number, true)) = keys::parse_map(&key) else { continue };
+        for (_, point, number) in self.committed_maps(&format!("map/{device}"))? {
             let seen: &mut u32 = highest.entry(point).or_default();
             *seen = number.max(*seen);
         }
         Ok(highest)
+    }
+
+    /// The committed maps in a folder of `map/`.
+    pub(super) fn committed_maps(&self, folder: &str) -> Result<Vec<(DeviceId, PointId, u32)>> {
+        let keys = self.store().list(folder)?;
+        let found = keys.iter().filter_map(|(key, _)| keys::parse_map(key)).filter(|(.., commit)| *commit);
+        Ok(found.map(|(device, point, number, _)| (device, point, number)).collect())
     }
 
     /// A committed map of a point; it must be of the very manifest that lies there.

@@ -71,9 +71,7 @@ impl Repository {
         for (device, point) in self.buried(None)? {
             named.segments.append(&mut self.segments_of_buried(&self.tombstone(&device, point)?)?);
         }
-        let maps = self.store().list("map")?;
-        let commits = maps.iter().filter_map(|(key, _)| keys::parse_map(key)).filter(|(.., commit)| *commit);
-        named.maps = commits.map(|(device, point, number, _)| (device, point, number)).collect();
+        named.maps = self.committed_maps("map")?.into_iter().collect();
         Ok(named)
     }
 }

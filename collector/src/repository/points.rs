@@ -69,9 +69,7 @@ impl Repository {
     /// # Errors
     /// If the store cannot be listed.
     pub fn standing_alone(&self) -> Result<BTreeSet<PointId>> {
-        let keys = self.store().list("map")?;
-        let commits = keys.iter().filter_map(|(key, _)| keys::parse_map(key)).filter(|(.., commit)| *commit);
-        Ok(commits.map(|(_, point, ..)| point).collect())
+        Ok(self.committed_maps("map")?.into_iter().map(|(_, point, _)| point).collect())
     }
 
     /// The devices that have points, dropped ones too.
@@ -104,7 +102,7 @@ impl Repository {
             let state = match self.manifest(&device, id) {
                 Ok((manifest, hash)) => PointState::Good { manifest: Box::new(manifest), hash },
                 Err(e) if matches!(e.kind(), Kind::Damaged | Kind::Incompatible) => {
-                    PointState::Damaged(words(&e))
+                    PointState::Damaged(e.in_full())
                 }
                 // deleted between the listing and now
                 Err(e) if e.kind() == Kind::NotFound => continue,
@@ -174,17 +172,6 @@ impl Repository {
         }
         Ok(Some(parent))
     }
-}
-
-/// An error and its causes on one line.
-pub(super) fn words(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(e) = cause {
-        text = format!("{text}: {e}");
-        cause = e.source();
-    }
-    text
 }
 
 /// By the moment of the cut; a clock that was set back does not put a child before its parent.

@@ -181,6 +181,12 @@ impl BlockDevice {
         Ok(number(&self.sysfs, "size")? * SECTOR)
     }
 
+    /// `path`, if that still leads to this device; else its name now.
+    pub fn known_as(&self, path: &Path) -> PathBuf {
+        let same = Self::open(path).is_ok_and(|known| known.dev == self.dev);
+        if same { path.into() } else { self.path.clone() }
+    }
+
     /// Has the kernel count the disk's I/O from now on (`queue/iostats`).
     ///
     /// # Errors

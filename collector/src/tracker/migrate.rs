@@ -19,7 +19,6 @@ use crate::error::{Error, Kind, Result};
 use crate::sys::device::{BlockDevice, Makeup, multipath_above};
 use crate::sys::failpoint;
 use aya::maps::{Map, MapData, PerCpuArray};
-use std::path::PathBuf;
 
 /// Takes over what older versions left.
 ///
@@ -70,15 +69,10 @@ fn take_over(places: &Places, old: &Places, loaded: Option<&Loaded>, state: &Dev
     };
     let pinned = old.epochs(&state.key()).unwrap_or_default();
     let first = pinned.iter().fold(state.epoch, |most, epoch| most.max(*epoch)) + 2;
-    match start(places, &path_of(state, &device), state.granularity, first)? {
+    match start(places, &device.known_as(&state.path), state.granularity, first)? {
         Start::Already(_) => Ok(()),
         Start::New(started) => both_run(started, old, loaded, state, &pinned),
     }
-}
-
-fn path_of(state: &DeviceState, device: &BlockDevice) -> PathBuf {
-    let same = BlockDevice::open(&state.path).is_ok_and(|known| known.dev == device.dev);
-    if same { state.path.clone() } else { device.path.clone() }
 }
 
 /// Both programs mark the device now.

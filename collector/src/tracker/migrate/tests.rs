@@ -17,7 +17,7 @@ use aya::programs::BtfTracePoint;
 use aya::programs::links::FdLink;
 use aya::{Btf, EbpfLoader};
 use blkdelta_ebpf::{Disk, Target};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 

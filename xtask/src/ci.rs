@@ -21,8 +21,8 @@ fn well(result: Result<()>) -> Result<Done> {
     result.map(|()| Done::Well)
 }
 
-/// Guests, where there can be any. Only when asked for: three kernels take 10 min and more under TCG, and two of their
-/// cases are not settled yet (see docs/SAFETY.md, "Not promised").
+/// Guests, where there can be any. Only when asked for: three kernels take 10 min and more under TCG, and some of their
+/// cases are not settled yet (docs/KERNELS.md; docs/SAFETY.md, "Not promised").
 fn guests(ws: &Workspace) -> Result<Done> {
     if std::env::var_os("BLKDELTA_CI_GUESTS").is_none() {
         return Ok(Done::Skipped("set BLKDELTA_CI_GUESTS=1, or run `cargo xtask vm`".into()));

@@ -120,7 +120,7 @@ const DM_BUFFER_FULL_FLAG: u32 = 1 << 8;
 const DM_NOFLUSH_FLAG: u32 = 1 << 11;
 /// Bytes of `struct dm_ioctl`.
 const DM_HEADER: usize = 312;
-/// Bytes of `struct dm_target_spec`: start u64, length u64, status i32, next u32, type [16].
+/// Bytes of `struct dm_target_spec`: start u64, length u64, status i32, next u32, type of 16 bytes.
 const DM_SPEC: usize = 40;
 
 /// The live table of a device-mapper device.

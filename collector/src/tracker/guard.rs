@@ -1,7 +1,7 @@
 //! The watcher: is everything that tracks a device still where it was put, and what was wrong meanwhile?
 //!
 //! A cut judges what it finds; what was taken away and put back between two cuts it need not find. So somebody
-//! looks every few seconds, says at once what is wrong, and raises a [`doubt`](super::doubt): the next cut takes it
+//! looks every few seconds, says at once what is wrong, and raises a [`doubt`]: the next cut takes it
 //! over even if all is well again by then.
 //!
 //! What must stay true: looking takes no lock and changes nothing but doubts, so that it can be done beside a backup;

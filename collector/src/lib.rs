@@ -1,10 +1,8 @@
 //! blkdelta: changed-block backup for Linux without a kernel module.
 //!
 //! Rooms, lowest first; a room uses only rooms above it in this list (`cargo xtask tidy` checks):
-//! `block`, `error`, `sys`, `format` | `tracker`, `epoch`, `usage` | `diff`, `source` |
+//! `error`, `block`, `sys`, `seal`, `format` | `tracker`, `epoch`, `usage` | `diff`, `life`, `source` |
 //! `repository`, `chain`, `copy` | `restore` | `job` | `audit` | `cli`.
-//! `block`, `error`, `sys`, `format` | `tracker`, `epoch`, `usage` | `diff`, `life`, `source` |
-//! `repository`, `chain`, `copy` | `restore` | `job` | `cli`.
 
 pub mod audit;
 pub mod block;
@@ -19,6 +17,7 @@ pub mod job;
 pub mod life;
 pub mod repository;
 pub mod restore;
+pub mod seal;
 pub mod source;
 pub mod sys;
 pub mod tracker;

@@ -12,7 +12,7 @@ fuzz_target!(|input: &[u8]| {
     let _ = SegmentTable::decode(repository, id, input);
     let Some(([count, frames], rest)) = input.split_first_chunk::<2>() else { return };
     let (frames, columns) = rest.split_at(usize::from(*frames).min(rest.len()));
-    let header = Header { kind: ObjectKind::Segment, compatible: 0, repository, id: id.to_bytes() };
+    let header = Header { kind: ObjectKind::Segment, sealed: false, compatible: 0, repository, id: id.to_bytes() };
     let mut bytes = header.encode().to_vec();
     bytes.extend_from_slice(frames);
     let footer = zstd::bulk::compress(columns, 1).expect("pack");

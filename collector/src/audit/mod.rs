@@ -123,7 +123,8 @@ struct Audit<'a> {
 impl<'a> Audit<'a> {
     fn begin(places: &'a Places, path: &'a Path, repo: &'a Repository) -> Result<Self> {
         let look = diff::look(places, path)?;
-        let device = identify(&BlockDevice::open(path)?);
+        let mut device = identify(&BlockDevice::open(path)?);
+        device.id = repo.device_name(&device.id);
         let source = LiveDevice::open(path)?;
         let comparison = Comparison::with(chain_of(&device.id, &source, &look, path, repo)?)?;
         let mismatches = ExtentSet::new();

@@ -13,6 +13,9 @@ pub struct Cli {
     /// What to do
     #[command(subcommand)]
     pub verb: Verb,
+    /// Of every verb
+    #[command(flatten)]
+    pub unlock: super::unlock::Unlock,
 }
 
 const EXAMPLE: &str = "A first backup, from nothing:
@@ -80,6 +83,20 @@ pub enum Verb {
     #[command(after_help = "Example:
   blkdelta prune --repo /backup --keep-last 24 --keep-daily 14 --keep-weekly 8 --dry-run")]
     Prune(super::keeping::Prune),
+    /// Make a repository, encrypted if asked for (`backup` makes one that is not where there is none)
+    #[command(after_help = "Examples:
+  blkdelta init /backup --encrypt
+  blkdelta init /backup --recipient blkdelta-public-… --write-key /etc/blkdelta/write.key")]
+    Init(super::keys::Init),
+    /// Keys of encrypted repositories: generate, list, add, remove, rotate, writer
+    #[command(after_help = "Examples:
+  blkdelta key generate owner.key
+  blkdelta key add --repo /backup --recipient blkdelta-public-… --name safe
+  blkdelta key list --repo /backup
+  blkdelta key remove --repo /backup 01JD3XQ8Z5W2M4T6Y8A0C2E4G6
+  blkdelta key rotate --repo /backup
+  blkdelta key writer --repo /backup /etc/blkdelta/write.key")]
+    Key(super::keys::Key),
     /// Look for damage in a repository
     #[command(after_help = "Example:\n  blkdelta check --repo /backup --read-data")]
     Check(Check),
@@ -409,7 +426,13 @@ mod tests {
             "blkdelta list --repo /r --json",
             "blkdelta restore --repo /r --point latest --sparse=never x.img",
             "blkdelta restore --repo /r --point latest --sparse x.img --verify",
-            "blkdelta check --repo /r --read-data",
+            "blkdelta check --repo /r --read-data --passphrase-file /f",
+            "blkdelta --key-file /k list --repo /r",
+            "blkdelta init /r",
+            "blkdelta init /r --encrypt --passphrase-fd 3 --json",
+            "blkdelta key generate /f --protect",
+            "blkdelta key add --repo /r --new-passphrase-file /f --name n --key-file /k",
+            "blkdelta key remove --repo /r 01JD3XQ8Z5W2M4T6Y8A0C2E4G6",
             "blkdelta merge --repo /r --device d --up-to latest --json",
             "blkdelta prune --repo /r --keep-last 3 --keep-hourly 1 --keep-within 7d --dry-run",
         ] {
@@ -432,6 +455,8 @@ mod tests {
             "blkdelta track /d --granularity 2MiB",
             "blkdelta track /d --granularity 99999999999999999999KiB",
             "blkdelta backup /d",
+            "blkdelta init /r --recipient blkdelta-public-AAAA",
+            "blkdelta list --repo /r --passphrase-file f --passphrase-fd 3",
             "blkdelta backup /d --repo r --compression 20",
             "blkdelta watch /d --repo r",
             "blkdelta audit /d --repo r --sample 0%",

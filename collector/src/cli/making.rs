@@ -97,8 +97,10 @@ fn make(args: &Making, full: bool, show: &dyn Show) -> Result<Outcome> {
     }
     let source = LiveDevice::open(&args.device)?;
     let repo = Repository::open_or_create(&args.repo)?;
+    let mut ident = job::identify(&device);
+    ident.id = repo.device_name(&ident.id);
     let subject = Subject {
-        ident: job::identify(&device),
+        ident,
         number: Some(device.dev),
         physical_block: device.physical_block,
         granularity: epochs.state().granularity,

@@ -6,6 +6,7 @@
 mod args;
 mod auditing;
 mod keeping;
+mod keys;
 mod listing;
 mod living;
 mod making;
@@ -15,6 +16,7 @@ mod progress;
 mod restoring;
 mod show;
 mod tracking;
+mod unlock;
 
 use anyhow::Result;
 use args::{Cli, Verb};
@@ -36,9 +38,17 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<Ending> {
+    let source = unlock::Source::new(cli.unlock);
+    crate::repository::choose_keys(Box::new(source.clone()));
     if !matches!(
         cli.verb,
-        Verb::List(_) | Verb::Check(_) | Verb::Merge(_) | Verb::Prune(_) | Verb::Restore(_)
+        Verb::Init(_)
+            | Verb::Key(_)
+            | Verb::List(_)
+            | Verb::Check(_)
+            | Verb::Merge(_)
+            | Verb::Prune(_)
+            | Verb::Restore(_)
     ) {
         // what an older version left in the kernel is taken over before anybody looks at it
         crate::tracker::migrate(&crate::tracker::Places::from_env())?;
@@ -58,6 +68,8 @@ fn run(cli: Cli) -> Result<Ending> {
         Verb::Check(args) => listing::check(&args),
         Verb::Merge(args) => keeping::merge(&args),
         Verb::Prune(args) => keeping::prune(&args),
+        Verb::Init(args) => keys::init(&args, &source),
+        Verb::Key(args) => keys::key(&args, &source),
         Verb::Restore(args) => restoring::restore(&args),
     }
 }

@@ -85,7 +85,8 @@ pub fn run(
     watch: &dyn Watch,
 ) -> Result<Copied> {
     let plan = plan::Plan::all(extents, source.size());
-    pipeline::run(source, plan, how, watch, &mut |frame| writer.add(frame))
+    let session = writer.session();
+    pipeline::run(source, plan, (how, session), watch, &mut |frame| writer.add(frame))
 }
 
 /// Reads every byte of `extents` (widened to whole cells) and stores only what differs from `parent`: the
@@ -104,7 +105,8 @@ pub fn compare(
     watch: &dyn Watch,
 ) -> Result<Copied> {
     let plan = plan::Plan::against(extents, source.size(), parent);
-    pipeline::run(source, plan, how, watch, &mut |frame| writer.add(frame))
+    let session = writer.session();
+    pipeline::run(source, plan, (how, session), watch, &mut |frame| writer.add(frame))
 }
 
 fn interrupted() -> Error {

@@ -8,12 +8,13 @@ use super::plan::{Plan, TASK, Task};
 use super::{Copied, How, Watch, interrupted, judge};
 use crate::error::{Error, Result};
 use crate::format::{EncodedFrame, encode_frame};
+use crate::seal::Session;
 use crate::source::Source;
 use crate::sys::direct::{ALIGN, AlignedBuf};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// Buffers, and so tasks, in flight: with the frames made of them at most twice as many MiB.
 const BUFFERS: usize = 24;
@@ -34,6 +35,8 @@ struct Shared<'a> {
     source: &'a dyn Source,
     plan: Mutex<Plan<'a>>,
     how: How,
+    /// Seals the frames, in an encrypted repository.
+    session: Option<Arc<Session>>,
     watch: &'a dyn Watch,
     failed: AtomicBool,
     error: Mutex<Option<Error>>,
@@ -59,7 +62,7 @@ impl Shared<'_> {
 pub(super) fn run<'a>(
     source: &'a dyn Source,
     plan: Plan<'a>,
-    how: How,
+    (how, session): (How, Option<Arc<Session>>),
     watch: &'a dyn Watch,
     keep: &mut dyn FnMut(EncodedFrame) -> Result<()>,
 ) -> Result<Copied> {
@@ -67,6 +70,7 @@ pub(super) fn run<'a>(
         source,
         plan: Mutex::new(plan),
         how,
+        session,
         watch,
         failed: AtomicBool::new(false),
         error: Mutex::new(None),
@@ -171,7 +175,11 @@ fn compressors(shared: &Shared<'_>, input: &Receiver<Read>, out: &Sender<Done>) 
 fn encode(shared: &Shared<'_>, task: &Task, bytes: &[u8]) -> Vec<EncodedFrame> {
     let mut frames = Vec::new();
     let encoded = judge::runs(task, bytes, |extent, raw| {
-        frames.push(encode_frame(extent, raw, shared.how.compression)?);
+        let frame = encode_frame(extent, raw, shared.how.compression)?;
+        frames.push(match &shared.session {
+            Some(session) => frame.sealed(session)?,
+            None => frame,
+        });
         Ok(())
     });
     if let Err(error) = encoded {

@@ -4,9 +4,10 @@
 //! objects of its own: a *map* shows the whole image of a point, so that nothing below it is needed any more; a
 //! *tombstone* says that a point is no longer wanted, and keeps what is needed to remove the rest of it.
 
-use super::envelope::{open, seal};
+use super::envelope::{Body, open, seal};
 use super::{Blake3, DeviceId, IndexRef, MAX_DEVICE, PointId, RepositoryId, damaged};
 use crate::error::Result;
+use crate::seal::Cover;
 use serde::{Deserialize, Serialize};
 
 const MAP_MAGIC: &str = "blkdelta map";
@@ -61,12 +62,12 @@ pub struct Tombstone {
 macro_rules! object {
     ($name:ident, $magic:ident, $word:literal) => {
         impl $name {
-            /// The object's bytes.
+            /// The object's bytes, sealed under `cover`, if there is one.
             ///
             /// # Errors
             /// If it is too long.
-            pub fn encode(&self) -> Result<Vec<u8>> {
-                seal($magic, self)
+            pub fn encode_in(&self, cover: Option<Cover<'_>>) -> Result<Vec<u8>> {
+                seal($magic, self, Body::of(cover))
             }
 
             /// This is the one that was asked for.
@@ -88,12 +89,12 @@ object!(PointMap, MAP_MAGIC, "map");
 object!(Tombstone, TOMBSTONE_MAGIC, "tombstone");
 
 impl PointMap {
-    /// Checks and reads.
+    /// Checks and reads what was sealed under `cover`, if there is one.
     ///
     /// # Errors
     /// Damaged, or incompatible.
-    pub fn decode(bytes: &[u8]) -> Result<Self> {
-        let map: Self = open(MAP_MAGIC, bytes)?;
+    pub fn decode_in(bytes: &[u8], cover: Option<Cover<'_>>) -> Result<Self> {
+        let map: Self = open(MAP_MAGIC, bytes, Body::of(cover))?;
         if map.number == 0 || map.covered_bytes > MAX_DEVICE {
             return Err(damaged("map without a number, or of more than the largest device"));
         }
@@ -102,12 +103,12 @@ impl PointMap {
 }
 
 impl Tombstone {
-    /// Checks and reads.
+    /// Checks and reads what was sealed under `cover`, if there is one.
     ///
     /// # Errors
     /// Damaged, or incompatible.
-    pub fn decode(bytes: &[u8]) -> Result<Self> {
-        let tombstone: Self = open(TOMBSTONE_MAGIC, bytes)?;
+    pub fn decode_in(bytes: &[u8], cover: Option<Cover<'_>>) -> Result<Self> {
+        let tombstone: Self = open(TOMBSTONE_MAGIC, bytes, Body::of(cover))?;
         if tombstone.size > MAX_DEVICE {
             return Err(damaged("tombstone of a device beyond the largest"));
         }

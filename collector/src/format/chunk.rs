@@ -7,7 +7,7 @@
 //! before, an offset from the end of the stored bytes of the piece before: neighbours cost a byte or none.
 
 use super::varint::{Reader, put_signed, put_signed_unit, put_unit, put_varint};
-use super::{CELL, Codec, FrameHash, FrameMeta, MAX_DEVICE, MAX_SEGMENT, damaged, fits_cell};
+use super::{Codec, FrameHash, FrameMeta, MAX_DEVICE, MAX_SEGMENT, MAX_STORED, damaged, fits_cell};
 use crate::block::Extent;
 use crate::error::{Error, Kind, Result};
 
@@ -110,7 +110,7 @@ impl Piece {
         }
         let PieceContent::Stored(f) = self.content else { return Ok(()) };
         let inside = u64::from(f.skip) + self.extent.length <= u64::from(f.frame_len);
-        let stored = f.stored_len > 0 && u64::from(f.stored_len) <= CELL;
+        let stored = f.stored_len > 0 && u64::from(f.stored_len) <= MAX_STORED;
         let placed = u64::from(f.offset) + u64::from(f.stored_len) <= MAX_SEGMENT;
         if !inside
             || !stored
@@ -271,6 +271,7 @@ fn step(from: u64, by: i64) -> Result<u32> {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use super::super::CELL;
     use super::*;
     use proptest::prelude::*;
 

@@ -6,6 +6,7 @@
 use super::{CELL, FrameHash, MAX_DEVICE, damaged};
 use crate::block::{BLOCK, Extent};
 use crate::error::{Error, Kind, Result};
+use crate::seal::{FRAME_OVERHEAD, FrameKey, Session};
 use bytes::Bytes;
 use std::cell::RefCell;
 
@@ -65,6 +66,36 @@ impl EncodedFrame {
     }
 }
 
+impl EncodedFrame {
+    /// The same, sealed; zeros stay what they are.
+    ///
+    /// # Errors
+    /// [`Kind::Bug`] only.
+    pub fn sealed(self, session: &Session) -> Result<Self> {
+        if self.meta.codec == Codec::Zero {
+            return Ok(self);
+        }
+        let data = session.seal(&self.meta.place(), &self.data)?;
+        let meta = FrameMeta { stored_len: data.len() as u32, ..self.meta };
+        Ok(Self { meta, data: data.into() })
+    }
+}
+
+impl FrameMeta {
+    /// What a sealed frame is bound to: its place on the device, and its codec.
+    fn place(&self) -> [u8; 17] {
+        let mut place = [0; 17];
+        place[..8].copy_from_slice(&self.extent.offset.to_le_bytes());
+        place[8..16].copy_from_slice(&self.extent.length.to_le_bytes());
+        place[16] = match self.codec {
+            Codec::Zero => 0,
+            Codec::Raw => 1,
+            Codec::Zstd => 2,
+        };
+        place
+    }
+}
+
 thread_local! {
     static COMPRESSOR: RefCell<Option<(i32, zstd::bulk::Compressor<'static>)>> = const { RefCell::new(None) };
     static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
@@ -119,6 +150,25 @@ pub fn decode_frame(meta: &FrameMeta, stored: &[u8], raw: &mut [u8]) -> Result<(
         return Err(damaged(what));
     }
     Ok(())
+}
+
+/// As [`decode_frame`], of a sealed frame; `buf` is used again.
+///
+/// # Errors
+/// [`Kind::Damaged`] if the stored bytes were not sealed with `key` for this place, or are not what was encoded.
+pub fn open_frame(
+    meta: &FrameMeta,
+    stored: &[u8],
+    key: &FrameKey,
+    buf: &mut Vec<u8>,
+    raw: &mut [u8],
+) -> Result<()> {
+    if stored.len() != meta.stored_len as usize || stored.len() < FRAME_OVERHEAD {
+        return Err(damaged(format!("frame at {}: wrong stored length", meta.extent.offset)));
+    }
+    let what = || format!("frame at {}", meta.extent.offset);
+    let plain = key.open(&meta.place(), stored, buf).map_err(|e| e.within(what()))?;
+    decode_frame(&FrameMeta { stored_len: plain.len() as u32, ..*meta }, plain, raw)
 }
 
 /// A run of whole blocks (the last may be cut at the device's end) inside one cell, not empty.

@@ -1,7 +1,8 @@
 //! The first 64 and the last 56 bytes of every binary object.
 
+use super::envelope::expect_crypto;
 use super::varint::Reader;
-use super::{CRYPTO_NONE, RepositoryId, VERSION, damaged};
+use super::{CRYPTO_NONE, CRYPTO_SEALED, RepositoryId, VERSION, damaged};
 use crate::error::{Error, Kind, Result};
 
 /// Bytes of a header; the same in every version to come.
@@ -45,6 +46,8 @@ impl ObjectKind {
 pub struct Header {
     /// What the object is.
     pub kind: ObjectKind,
+    /// It is of an encrypted repository.
+    pub sealed: bool,
     /// Features a reader may ignore.
     pub compatible: u32,
     /// The repository it belongs to.
@@ -59,7 +62,7 @@ impl Header {
         let mut bytes = [0; HEADER_LEN];
         bytes[..8].copy_from_slice(&self.kind.magic());
         bytes[8..10].copy_from_slice(&VERSION.to_le_bytes());
-        bytes[10] = CRYPTO_NONE;
+        bytes[10] = if self.sealed { CRYPTO_SEALED } else { CRYPTO_NONE };
         bytes[16..20].copy_from_slice(&self.compatible.to_le_bytes());
         bytes[24..40].copy_from_slice(&self.repository.to_bytes());
         bytes[40..56].copy_from_slice(&self.id);
@@ -87,11 +90,20 @@ impl Header {
         if r.u64()? != xxhash_rust::xxh3::xxh3_64(checked) {
             return Err(damaged(format!("header of the {word}: wrong checksum")));
         }
-        refuse_newer(word, u64::from(version), u64::from(incompatible), u64::from(crypto))?;
+        let crypto = refuse_newer(word, u64::from(version), u64::from(incompatible), u64::from(crypto))?;
         if reserved != 0 || reserved2 != 0 {
             return Err(damaged(format!("header of the {word}: reserved bytes are used")));
         }
-        Ok(Self { kind, compatible, repository, id })
+        Ok(Self { kind, sealed: crypto == CRYPTO_SEALED, compatible, repository, id })
+    }
+
+    /// It is sealed exactly if its repository is.
+    ///
+    /// # Errors
+    /// [`Kind::Damaged`], [`Kind::Incompatible`].
+    pub fn expect_sealed(&self, sealed: bool) -> Result<()> {
+        let crypto = |sealed| if sealed { CRYPTO_SEALED } else { CRYPTO_NONE };
+        expect_crypto(self.kind.word(), crypto(self.sealed), crypto(sealed))
     }
 
     /// This object is the one that was asked for.
@@ -110,18 +122,19 @@ impl Header {
     }
 }
 
-/// Clear words for what a newer program wrote.
-pub(super) fn refuse_newer(word: &str, version: u64, incompatible: u64, crypto: u64) -> Result<()> {
+/// Clear words for what a newer program wrote; else the crypto mode.
+pub(super) fn refuse_newer(word: &str, version: u64, incompatible: u64, crypto: u64) -> Result<u8> {
     let why = if version == 0 {
         return Err(damaged(format!("{word}: version 0 does not exist")));
     } else if version > u64::from(VERSION) {
         format!("{word}: format version {version}, this program knows up to {VERSION}")
     } else if incompatible != 0 {
         format!("{word}: uses features this program does not know (flags {incompatible:#x})")
-    } else if crypto != u64::from(CRYPTO_NONE) {
-        format!("{word}: encrypted (mode {crypto}), this program cannot read that")
     } else {
-        return Ok(());
+        match u8::try_from(crypto) {
+            Ok(known @ (CRYPTO_NONE | CRYPTO_SEALED)) => return Ok(known),
+            _ => format!("{word}: encrypted (mode {crypto}), this program cannot read that"),
+        }
     };
     Err(Error::new(Kind::Incompatible, why).hint("use the version of blkdelta that wrote it, or a newer one"))
 }
@@ -202,6 +215,7 @@ mod tests {
     fn every_bit_of_header_and_trailer_counts() {
         let header = Header {
             kind: ObjectKind::Segment,
+            sealed: true,
             compatible: 5,
             repository: RepositoryId::generate(),
             id: [7; 16],
@@ -229,12 +243,12 @@ mod tests {
 
     #[test]
     fn what_is_newer_is_named() {
-        for (version, flags, crypto) in [(2, 0, 0), (1, 4, 0), (1, 0, 1)] {
+        for (version, flags, crypto) in [(2, 0, 0), (1, 4, 0), (1, 0, 2)] {
             assert_eq!(
                 refuse_newer("segment", version, flags, crypto).unwrap_err().kind(),
                 Kind::Incompatible
             );
         }
-        assert!(refuse_newer("segment", 1, 0, 0).is_ok());
+        assert_eq!(refuse_newer("segment", 1, 0, 1).unwrap(), CRYPTO_SEALED);
     }
 }

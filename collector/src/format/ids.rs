@@ -72,6 +72,10 @@ ulid_name!(
 ulid_name!(
     /// Name of a segment: a ULID, random, never reused.
     SegmentId, "segment");
+ulid_name!(
+    /// Name of a key in a repository's key ring: a ULID.
+    KeyId, "key"
+);
 
 impl SegmentId {
     /// The folder it lies in: its last byte as two hexadecimal digits, so that folders fill evenly.
@@ -112,6 +116,11 @@ impl DeviceId {
         let clean: String = clean.chars().filter(|c| c.is_ascii_alphanumeric()).take(40).collect();
         let hash = blake3::hash(identity.as_bytes()).to_hex();
         Self(format!("{}-{}", if clean.is_empty() { "dev" } else { &clean }, &hash[..16]))
+    }
+
+    /// A name that tells nothing: the first 16 of `bytes` in hexadecimal.
+    pub fn opaque(bytes: &[u8; 32]) -> Self {
+        Self(blake3::Hash::from_bytes(*bytes).to_hex()[..32].to_owned())
     }
 
     /// The name.

@@ -98,6 +98,14 @@ impl IndexFooter {
     /// [`Kind::Damaged`].
     pub fn decode(trailer: &Trailer, bytes: &[u8]) -> Result<Self> {
         trailer.check(bytes)?;
+        Self::decode_plain(trailer, bytes)
+    }
+
+    /// The same for bytes that were unsealed: the trailer's hash is of the sealed ones.
+    ///
+    /// # Errors
+    /// [`Kind::Damaged`].
+    pub fn decode_plain(trailer: &Trailer, bytes: &[u8]) -> Result<Self> {
         let mut r = Reader::new(bytes);
         let (segments, chunks) = (r.u64()?, r.u64()?);
         // both counts must fit the bytes that are there: nothing is allocated on their word alone

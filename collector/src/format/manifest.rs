@@ -1,9 +1,10 @@
 //! What a recovery point is, and what a repository is: the two JSON objects.
 
-use super::envelope::{open, seal};
+use super::envelope::{Body, open, open_either, seal};
 use super::{Blake3, CELL, DeviceId, MAX_DEVICE, PointId, RepositoryId, damaged};
 use crate::block::Granularity;
 use crate::error::Result;
+use crate::seal::Cover;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -21,6 +22,9 @@ pub struct RepositoryConfig {
     pub cell: u64,
     /// The program that made it.
     pub tool: String,
+    /// Everything in it is sealed, but this and the key ring.
+    #[serde(skip)]
+    pub encrypted: bool,
 }
 
 impl RepositoryConfig {
@@ -29,7 +33,7 @@ impl RepositoryConfig {
     /// # Errors
     /// If it cannot be encoded (our mistake).
     pub fn encode(&self) -> Result<Vec<u8>> {
-        seal(REPOSITORY_MAGIC, self)
+        seal(REPOSITORY_MAGIC, self, if self.encrypted { Body::Open } else { Body::Plain })
     }
 
     /// Checks and reads.
@@ -37,11 +41,11 @@ impl RepositoryConfig {
     /// # Errors
     /// Damaged, or incompatible.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
-        let config: Self = open(REPOSITORY_MAGIC, bytes)?;
+        let (config, encrypted) = open_either::<Self>(REPOSITORY_MAGIC, bytes)?;
         if config.cell != CELL {
             return Err(damaged(format!("repository with cells of {} bytes", config.cell)));
         }
-        Ok(config)
+        Ok(Self { encrypted, ..config })
     }
 }
 
@@ -207,7 +211,15 @@ impl Manifest {
     /// # Errors
     /// If it is too long.
     pub fn encode(&self) -> Result<Vec<u8>> {
-        seal(POINT_MAGIC, self)
+        self.encode_in(None)
+    }
+
+    /// The same, sealed under `cover`, if there is one.
+    ///
+    /// # Errors
+    /// If it is too long.
+    pub fn encode_in(&self, cover: Option<Cover<'_>>) -> Result<Vec<u8>> {
+        seal(POINT_MAGIC, self, Body::of(cover))
     }
 
     /// Checks and reads.
@@ -215,7 +227,15 @@ impl Manifest {
     /// # Errors
     /// Damaged, or incompatible.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
-        let manifest: Self = open(POINT_MAGIC, bytes)?;
+        Self::decode_in(bytes, None)
+    }
+
+    /// The same, of one that was sealed under `cover`, if there is one.
+    ///
+    /// # Errors
+    /// Damaged, or incompatible.
+    pub fn decode_in(bytes: &[u8], cover: Option<Cover<'_>>) -> Result<Self> {
+        let manifest: Self = open(POINT_MAGIC, bytes, Body::of(cover))?;
         if manifest.geometry.size > MAX_DEVICE {
             return Err(damaged("point of a device beyond the largest"));
         }

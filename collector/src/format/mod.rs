@@ -19,6 +19,8 @@ mod hash;
 mod header;
 mod ids;
 mod index;
+mod keyfile;
+mod keyring;
 mod manifest;
 mod saved;
 mod segment;
@@ -26,20 +28,25 @@ mod varint;
 
 pub use after::{PointMap, Tombstone};
 pub use chunk::{FrameRef, MAX_CHUNK, PIECES_PER_CHUNK, Piece, PieceContent, decode_chunk, encode_chunk};
-pub use envelope::{CRYPTO_NONE, MAX_ENVELOPE};
+pub use envelope::{CRYPTO_NONE, CRYPTO_SEALED, MAX_ENVELOPE};
 pub use frame::{
-    Codec, Compression, EncodedFrame, FrameMeta, decode_frame, encode_frame, fits_cell, is_zero,
+    Codec, Compression, EncodedFrame, FrameMeta, decode_frame, encode_frame, fits_cell, is_zero, open_frame,
 };
 pub use hash::{Blake3, FrameHash};
 pub use header::{HEADER_LEN, Header, ObjectKind, TRAILER_LEN, Trailer};
-pub use ids::{DeviceId, PointId, RepositoryId, SegmentId};
+pub use ids::{DeviceId, KeyId, PointId, RepositoryId, SegmentId};
 pub use index::{ChunkEntry, INDEX_ENTRY_LEN, IndexFooter, SEGMENT_ENTRY_LEN, SegmentRef};
+pub use keyfile::{Credential, WriteKey, decode_key_file, encode_private_key, public_half};
+pub use keyring::{KeyRing, NewKey, Opened, Shown};
 pub use manifest::{
     Consistency, DeviceIdent, EpochRange, Geometry, IndexRef, Manifest, ParentRef, PassStats, PointKind,
     RepositoryConfig, Totals,
 };
 pub use saved::{Base, Record, Saved, SavedMap, Witness};
-pub use segment::{MAX_SEGMENT, SEGMENT_FRAMES, SEGMENT_TARGET, SegmentBuilder, SegmentTable, StoredFrame};
+pub use segment::{
+    MAX_SEGMENT, SEGMENT_FRAMES, SEGMENT_TARGET, SESSIONS_HEAD, SegmentBuilder, SegmentTable, StoredFrame,
+    decode_sessions,
+};
 
 use crate::error::{Error, Kind};
 
@@ -48,6 +55,9 @@ pub const VERSION: u16 = 1;
 
 /// Bytes of a cell: no frame crosses a multiple of this on the device.
 pub const CELL: u64 = 64 * 1024;
+
+/// The most stored bytes of a frame: a cell, and what sealing adds.
+pub const MAX_STORED: u64 = CELL + crate::seal::FRAME_OVERHEAD as u64;
 
 /// The largest device: offsets stay far from the ends of 64 bits.
 pub const MAX_DEVICE: u64 = 1 << 62;

@@ -8,7 +8,7 @@
 //! Must stay true: a map is believed only if its bytes are the very ones the record names by hash; whatever else
 //! lies there is an error, never a shorter list.
 
-use super::envelope::{open, seal};
+use super::envelope::{Body, open, seal};
 use super::header::refuse_newer;
 use super::varint::{Reader, put_varint};
 use super::{Blake3, MAX_DEVICE, VERSION, damaged};
@@ -95,7 +95,7 @@ impl Record {
     /// # Errors
     /// If it is too long.
     pub fn encode(&self) -> Result<Vec<u8>> {
-        seal(RECORD_MAGIC, self)
+        seal(RECORD_MAGIC, self, Body::Plain)
     }
 
     /// Checks and reads.
@@ -103,7 +103,7 @@ impl Record {
     /// # Errors
     /// Damaged, or incompatible.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
-        let record: Self = open(RECORD_MAGIC, bytes)?;
+        let record: Self = open(RECORD_MAGIC, bytes, Body::Plain)?;
         if record.size > MAX_DEVICE {
             return Err(damaged("record of a device beyond the largest"));
         }

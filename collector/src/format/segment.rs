@@ -1,10 +1,39 @@
 //! Segments: an immutable object of frames, whose footer says what each frame is, so that an index can be
-//! built again from segments alone.
+//! built again from segments alone. In an encrypted repository the records of the sessions whose frames it holds lie
+//! between header and frames, so that the owner needs nothing else to read it:
+//!
+//! ```text
+//!   header 64 | [ number of records u32 | records of 100 ] | frames ... | frame table | trailer 56
+//! ```
 
 use super::chunk::{Piece, PieceContent, decode_chunk, encode_chunk};
 use super::header::{HEADER_LEN, Header, ObjectKind, TRAILER_LEN, Trailer};
 use super::{EncodedFrame, FrameMeta, PIECES_PER_CHUNK, RepositoryId, SegmentId, damaged};
 use crate::error::{Error, Kind, Result};
+use crate::seal::{Keys, Part, RECORD, Record};
+use std::sync::Arc;
+
+/// First record of a session.
+const RECORDS_AT: u64 = HEADER_LEN as u64 + 4;
+
+/// First bytes of a segment that tell how long the rest of its beginning is.
+pub const SESSIONS_HEAD: u64 = RECORDS_AT;
+
+/// The sessions whose frames a segment holds, from its first bytes; fewer than [`SESSIONS_HEAD`] are damage, and so is a
+/// number that no segment has. If the bytes end before the last record: how many are needed.
+///
+/// # Errors
+/// [`Kind::Damaged`].
+pub fn decode_sessions(first_bytes: &[u8]) -> Result<std::result::Result<Vec<Record>, u64>> {
+    let count = first_bytes.get(HEADER_LEN..).and_then(<[u8]>::first_chunk);
+    let count = u32::from_le_bytes(*count.ok_or_else(|| damaged("segment cut short"))?);
+    if count == 0 || count as usize > SEGMENT_FRAMES {
+        return Err(damaged(format!("segment of {count} sessions")));
+    }
+    let len = RECORDS_AT + u64::from(count) * RECORD as u64;
+    let Some(records) = first_bytes.get(RECORDS_AT as usize..len as usize) else { return Ok(Err(len)) };
+    Ok(Ok(records.chunks_exact(RECORD).filter_map(|r| r.try_into().ok().map(Record)).collect()))
+}
 
 /// A segment is closed at about this many bytes.
 pub const SEGMENT_TARGET: usize = 32 << 20;
@@ -31,16 +60,30 @@ pub struct SegmentBuilder {
     repository: RepositoryId,
     bytes: Vec<u8>,
     frames: Vec<Piece>,
+    keys: Option<Arc<Keys>>,
 }
 
 impl SegmentBuilder {
     /// An empty segment with a new name; `buffer` is used again.
-    pub fn new(repository: RepositoryId, mut buffer: Vec<u8>) -> Self {
+    pub fn new(repository: RepositoryId, buffer: Vec<u8>) -> Self {
+        Self::begin(repository, buffer, None)
+    }
+
+    /// The same for frames that are sealed, of the sessions with these records.
+    pub fn sealed(repository: RepositoryId, buffer: Vec<u8>, keys: &Arc<Keys>, sessions: &[Record]) -> Self {
+        let mut builder = Self::begin(repository, buffer, Some(Arc::clone(keys)));
+        builder.bytes.extend_from_slice(&(sessions.len() as u32).to_le_bytes());
+        sessions.iter().for_each(|record| builder.bytes.extend_from_slice(&record.0));
+        builder
+    }
+
+    fn begin(repository: RepositoryId, mut buffer: Vec<u8>, keys: Option<Arc<Keys>>) -> Self {
         let id = SegmentId::generate();
-        let header = Header { kind: ObjectKind::Segment, compatible: 0, repository, id: id.to_bytes() };
+        let (kind, sealed) = (ObjectKind::Segment, keys.is_some());
+        let header = Header { kind, sealed, compatible: 0, repository, id: id.to_bytes() };
         buffer.clear();
         buffer.extend_from_slice(&header.encode());
-        Self { id, repository, bytes: buffer, frames: Vec::new() }
+        Self { id, repository, bytes: buffer, frames: Vec::new(), keys }
     }
 
     /// Its name.
@@ -86,7 +129,10 @@ impl SegmentBuilder {
     /// # Errors
     /// If a frame is impossible or the compressor fails.
     pub fn finish(mut self) -> Result<Vec<u8>> {
-        let footer = encode_chunk(&self.frames)?;
+        let mut footer = encode_chunk(&self.frames)?;
+        if let Some(keys) = &self.keys {
+            footer = keys.metadata().cover(&self.id.to_string()).seal(Part::Footer, &footer)?;
+        }
         let trailer = Trailer::of(self.bytes.len() as u64, &footer, self.frames.len() as u64);
         self.bytes.extend_from_slice(&footer);
         self.bytes.extend_from_slice(&trailer.encode(ObjectKind::Segment));
@@ -107,32 +153,66 @@ impl SegmentTable {
     /// # Errors
     /// [`Kind::Damaged`] or [`Kind::Incompatible`].
     pub fn decode(repository: RepositoryId, id: SegmentId, bytes: &[u8]) -> Result<Self> {
-        Header::decode(ObjectKind::Segment, bytes)?.expect(repository, id.to_bytes())?;
+        Self::decode_with(None, repository, id, bytes)
+    }
+
+    /// The same, with the keys of the repository, if it has any.
+    ///
+    /// # Errors
+    /// [`Kind::Damaged`] or [`Kind::Incompatible`].
+    pub fn decode_with(
+        keys: Option<&Keys>,
+        repository: RepositoryId,
+        id: SegmentId,
+        bytes: &[u8],
+    ) -> Result<Self> {
+        let header = Header::decode(ObjectKind::Segment, bytes)?;
+        header.expect(repository, id.to_bytes())?;
+        header.expect_sealed(keys.is_some())?;
         let total = bytes.len() as u64;
         let last = bytes.len().checked_sub(TRAILER_LEN).and_then(|at| bytes.get(at..)).unwrap_or_default();
         let trailer = Trailer::decode(ObjectKind::Segment, last, total)?;
         let footer = bytes.get(trailer.footer_at as usize..(total as usize).saturating_sub(TRAILER_LEN));
-        Self::decode_footer(&trailer, footer.unwrap_or_default())
+        Self::decode_footer(keys, id, &trailer, footer.unwrap_or_default())
     }
 
     /// Reads the table from the footer alone.
     ///
     /// # Errors
     /// [`Kind::Damaged`].
-    pub fn decode_footer(trailer: &Trailer, footer: &[u8]) -> Result<Self> {
+    pub fn decode_footer(
+        keys: Option<&Keys>,
+        id: SegmentId,
+        trailer: &Trailer,
+        footer: &[u8],
+    ) -> Result<Self> {
         trailer.check(footer)?;
+        let Some(keys) = keys else {
+            return Self::decode_table(trailer, footer, &|at| at == HEADER_LEN as u64);
+        };
+        let plain = keys.metadata().cover(&id.to_string()).open(Part::Footer, footer)?;
+        Self::decode_table(trailer, &plain, &|at| {
+            let records = at.checked_sub(RECORDS_AT);
+            records.is_some_and(|len| len.is_multiple_of(RECORD as u64))
+        })
+    }
+
+    /// `begins` says whether the first frame may lie at an offset.
+    fn decode_table(trailer: &Trailer, footer: &[u8], begins: &dyn Fn(u64) -> bool) -> Result<Self> {
         let count = usize::try_from(trailer.count).unwrap_or(usize::MAX);
         let mut frames = Vec::new();
-        let mut next = HEADER_LEN as u64;
+        let mut next = None;
         for piece in decode_chunk(footer, count)? {
             let PieceContent::Stored(f) = piece.content else { return Err(damaged("frame without bytes")) };
-            if u64::from(f.offset) != next || f.skip != 0 || u64::from(f.frame_len) != piece.extent.length {
+            let offset = u64::from(f.offset);
+            let follows = next.map_or_else(|| begins(offset), |next| offset == next);
+            if !follows || f.skip != 0 || u64::from(f.frame_len) != piece.extent.length {
                 return Err(damaged("frames of the segment do not lie end to end"));
             }
-            next += u64::from(f.stored_len);
+            next = Some(offset + u64::from(f.stored_len));
             frames.push(StoredFrame { offset: f.offset, meta: piece.frame() });
         }
-        if next != trailer.footer_at {
+        if next.unwrap_or(HEADER_LEN as u64) != trailer.footer_at {
             return Err(damaged("bytes between the last frame and the footer of the segment"));
         }
         Ok(Self { frames })
@@ -183,5 +263,40 @@ mod tests {
             );
             assert!(SegmentTable::decode(repository, id, &bytes[..bit / 8]).is_err());
         }
+    }
+
+    #[test]
+    fn a_sealed_segment_tells_its_frames_to_those_who_may_know() {
+        use crate::format::{FrameHash, open_frame};
+        use crate::seal::PrivateKey;
+        let repository = RepositoryId::generate();
+        let master = vec![PrivateKey::generate().unwrap()];
+        let owner = Arc::new(Keys::owner(repository.to_bytes(), master).unwrap());
+        let session = owner.session([5; 16]).unwrap();
+        let mut builder = SegmentBuilder::sealed(repository, Vec::new(), &owner, &[session.record()]);
+        let id = builder.id();
+        let raw: Vec<u8> = (0..8192u32).map(|i| FrameHash::of(&i.to_le_bytes()).0 as u8).collect();
+        let frame = encode_frame(Extent::new(4096, 8192), &raw, Compression::None).unwrap();
+        let offset = builder.push(&frame.sealed(&session).unwrap()).unwrap() as usize;
+        let bytes = builder.finish().unwrap();
+        assert!(!bytes.windows(16).any(|w| raw.windows(16).step_by(16).any(|r| r == w)), "content shows");
+        let table = SegmentTable::decode_with(Some(&owner), repository, id, &bytes).unwrap();
+        let record = decode_sessions(&bytes).unwrap().unwrap()[0];
+        assert_eq!(decode_sessions(&bytes[..SESSIONS_HEAD as usize]).unwrap(), Err(offset as u64));
+        let (mut back, mut buf) = (vec![0; 8192], Vec::new());
+        let (key, meta) = (owner.frame_key(&record).unwrap(), table.frames[0].meta);
+        let stored = &bytes[offset..offset + meta.stored_len as usize];
+        open_frame(&meta, stored, &key, &mut buf, &mut back).unwrap();
+        assert_eq!(back, raw);
+        // at another place of the device, or as another codec, it is no frame
+        let elsewhere = FrameMeta { extent: Extent::new(CELL + 4096, 8192), ..meta };
+        assert!(open_frame(&elsewhere, stored, &key, &mut buf, &mut back).is_err());
+        let zstd = FrameMeta { codec: crate::format::Codec::Zstd, ..meta };
+        assert!(open_frame(&zstd, stored, &key, &mut buf, &mut back).is_err());
+        // without keys, with others, or under another name: no table
+        assert_eq!(SegmentTable::decode(repository, id, &bytes).unwrap_err().kind(), Kind::Incompatible);
+        let other = Keys::owner(repository.to_bytes(), vec![PrivateKey::generate().unwrap()]).unwrap();
+        assert!(SegmentTable::decode_with(Some(&other), repository, id, &bytes).is_err());
+        assert!(decode_sessions(&bytes[..60]).is_err());
     }
 }

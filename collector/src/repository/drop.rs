@@ -41,7 +41,8 @@ impl Repository {
     pub(crate) fn tombstone(&self, device: &DeviceId, point: PointId) -> Result<Tombstone> {
         let key = keys::tombstone(device, point);
         let read = || {
-            let tombstone = Tombstone::decode(&self.store().get(&key, MAX_ENVELOPE as u64)?)?;
+            let tombstone =
+                Tombstone::decode_in(&self.store().get(&key, MAX_ENVELOPE as u64)?, self.cover(&key))?;
             tombstone.expect(self.uuid(), device, point)?;
             Ok(tombstone)
         };
@@ -67,7 +68,7 @@ impl Repository {
         let key = keys::tombstone(&manifest.device.id, manifest.point);
         self.store().settle()?;
         failpoint("repo.tombstone.put")?;
-        self.store().put_new(&key, tombstone.encode()?.into())?;
+        self.store().put_new(&key, tombstone.encode_in(self.cover(&key))?.into())?;
         failpoint("repo.tombstone.stored")
     }
 
@@ -179,7 +180,7 @@ impl Repository {
         if self.store().len(&asked.key).is_err_and(|e| e.kind() == Kind::NotFound) {
             return Ok(BTreeSet::new());
         }
-        let own = IndexReader::open(&self.store_handle(), &asked)?;
+        let own = IndexReader::open(self, &asked)?;
         self.with_maps(own, device, point, tombstone.manifest, tombstone.size).map_err(lost)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::overlay::PieceStream;
 use super::store::{ObjectStream, Store};
-use super::{keys, lost};
+use super::{Repository, keys, lost};
 use crate::block::{BLOCK, Extent};
 use crate::error::{Error, Kind, Result};
 use crate::format::{
@@ -10,6 +10,7 @@ use crate::format::{
     Piece, PieceContent, PointId, RepositoryId, SegmentRef, TRAILER_LEN, Trailer, damaged, decode_chunk,
     encode_chunk,
 };
+use crate::seal::{Keys, Part};
 use crate::sys::failpoint;
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ const PART: usize = 8 << 20;
 /// Writes an index from ascending pieces.
 pub(super) struct IndexWriter {
     store: Arc<Store>,
+    keys: Option<Arc<Keys>>,
     key: String,
     stream: Option<ObjectStream>,
     buffer: Vec<u8>,
@@ -31,11 +33,14 @@ pub(super) struct IndexWriter {
 }
 
 impl IndexWriter {
-    pub fn new(store: &Arc<Store>, repository: RepositoryId, key: String, point: PointId) -> Self {
-        let header =
-            Header { kind: ObjectKind::Index, compatible: 0, repository, id: point.to_bytes() }.encode();
+    pub fn new(repository: &Repository, key: String, point: PointId) -> Self {
+        let keys = repository.keys().cloned();
+        let (kind, uuid) = (ObjectKind::Index, repository.uuid());
+        let (sealed, id) = (keys.is_some(), point.to_bytes());
+        let header = Header { kind, sealed, compatible: 0, repository: uuid, id }.encode();
         let mut writer = Self {
-            store: Arc::clone(store),
+            store: repository.store_handle(),
+            keys,
             key,
             stream: None,
             buffer: Vec::new(),
@@ -73,9 +78,17 @@ impl IndexWriter {
         Ok(())
     }
 
+    /// Seals a part, if the repository is encrypted.
+    fn cover(&self, part: Part, bytes: Vec<u8>) -> Result<Vec<u8>> {
+        match &self.keys {
+            Some(keys) => keys.metadata().cover(&self.key).seal(part, &bytes),
+            None => Ok(bytes),
+        }
+    }
+
     fn flush(&mut self) -> Result<()> {
         let (Some(first), Some(last)) = (self.pending.first(), self.pending.last()) else { return Ok(()) };
-        let bytes = encode_chunk(&self.pending)?;
+        let bytes = self.cover(Part::Chunk(self.chunks.len() as u64), encode_chunk(&self.pending)?)?;
         self.chunks.push(ChunkEntry {
             extent: Extent::between(first.extent.offset, last.extent.end()),
             at: self.written,
@@ -107,7 +120,7 @@ impl IndexWriter {
         self.flush()?;
         let footer = IndexFooter { segments, chunks: std::mem::take(&mut self.chunks) };
         let (chunks, segments) = (footer.chunks.len() as u64, footer.segments.len() as u64);
-        let footer = footer.encode()?;
+        let footer = self.cover(Part::Footer, footer.encode()?)?;
         let trailer = Trailer::of(self.written, &footer, chunks).encode(ObjectKind::Index);
         self.append(&footer);
         self.append(&trailer);
@@ -163,6 +176,7 @@ impl<'a> Asked<'a> {
 #[derive(Clone)]
 pub(crate) struct IndexReader {
     store: Arc<Store>,
+    keys: Option<Arc<Keys>>,
     key: String,
     size: u64,
     footer: Arc<IndexFooter>,
@@ -170,28 +184,37 @@ pub(crate) struct IndexReader {
 
 impl IndexReader {
     /// Opens an index and checks that it is the one `asked` speaks of.
-    pub(super) fn open(store: &Arc<Store>, asked: &Asked<'_>) -> Result<Self> {
-        let key = asked.key.clone();
-        let footer = Self::footer(store, asked).map_err(|e| lost(e).within(format!("open index {key}")))?;
-        let (store, footer) = (Arc::clone(store), Arc::new(footer));
-        Ok(Self { store, key, size: asked.size, footer })
+    pub(super) fn open(repository: &Repository, asked: &Asked<'_>) -> Result<Self> {
+        let (key, keys) = (asked.key.clone(), repository.keys().cloned());
+        let footer = Self::footer(repository.store(), keys.as_deref(), asked);
+        let footer = Arc::new(footer.map_err(|e| lost(e).within(format!("open index {key}")))?);
+        Ok(Self { store: repository.store_handle(), keys, key, size: asked.size, footer })
     }
 
-    fn footer(store: &Store, asked: &Asked<'_>) -> Result<IndexFooter> {
+    fn footer(store: &Store, keys: Option<&Keys>, asked: &Asked<'_>) -> Result<IndexFooter> {
         let (key, told) = (&asked.key, asked.told);
         let len = store.len(key)?;
         if len != told.len || len < (HEADER_LEN + TRAILER_LEN) as u64 {
             return Err(damaged(format!("{len} bytes long, its manifest says {}", told.len)));
         }
         let header = store.get_range(key, 0, HEADER_LEN as u64)?;
-        Header::decode(ObjectKind::Index, &header)?.expect(asked.repository, asked.point.to_bytes())?;
+        let header = Header::decode(ObjectKind::Index, &header)?;
+        header.expect(asked.repository, asked.point.to_bytes())?;
+        header.expect_sealed(keys.is_some())?;
         let last = store.get_range(key, len - TRAILER_LEN as u64, TRAILER_LEN as u64)?;
         let trailer = Trailer::decode(ObjectKind::Index, &last, len)?;
         let bytes = store.get_range(key, trailer.footer_at, trailer.footer_len)?;
         if Blake3::of(&bytes) != told.footer {
             return Err(damaged("another footer than its manifest says"));
         }
-        let footer = IndexFooter::decode(&trailer, &bytes)?;
+        let footer = match keys {
+            None => IndexFooter::decode(&trailer, &bytes)?,
+            Some(keys) => {
+                trailer.check(&bytes)?;
+                let plain = keys.metadata().cover(key).open(Part::Footer, &bytes)?;
+                IndexFooter::decode_plain(&trailer, &plain)?
+            }
+        };
         if footer.chunks.len() as u64 != told.chunks || footer.segments.len() as u64 != told.segments {
             return Err(damaged("its manifest counts other chunks or segments"));
         }
@@ -224,7 +247,9 @@ impl IndexReader {
         let entry = self.footer.chunks.get(n).ok_or_else(|| Error::new(Kind::Bug, "no such chunk"))?;
         let bytes = self.store.get_range(&self.key, entry.at, u64::from(entry.len))?;
         entry.check(&bytes)?;
-        decode_chunk(&bytes, entry.pieces as usize)
+        let Some(keys) = &self.keys else { return decode_chunk(&bytes, entry.pieces as usize) };
+        let plain = keys.metadata().cover(&self.key).open(Part::Chunk(n as u64), &bytes)?;
+        decode_chunk(&plain, entry.pieces as usize)
     }
 
     fn check(&self, end: &mut u64, n: usize, pieces: &[Piece]) -> Result<()> {

@@ -1,6 +1,6 @@
 //! The objects' keys. Made from checked names only; compared whole, never by prefix.
 
-use crate::format::{DeviceId, PointId, SegmentId};
+use crate::format::{DeviceId, PointId, RepositoryId, SegmentId};
 
 pub(super) const CONFIG: &str = "repo.json";
 
@@ -28,6 +28,25 @@ pub(super) fn map_commit(device: &DeviceId, point: PointId, number: u32) -> Stri
 
 pub(super) fn tombstone(device: &DeviceId, point: PointId) -> String {
     format!("del/{device}/{point}.json")
+}
+
+/// The folder of an encrypted repository's key rings. The repository's own name is in it, so that what a creation that
+/// died left behind is never taken for the ring of the next.
+pub(super) fn rings(repository: RepositoryId) -> String {
+    format!("key/{repository}")
+}
+
+pub(super) fn ring(repository: RepositoryId, number: u32, copy: bool) -> String {
+    let copy = if copy { "-copy" } else { "" };
+    format!("key/{repository}/{number}{copy}.json")
+}
+
+/// The number of a ring's key; true: it is the copy's.
+pub(super) fn parse_ring(repository: RepositoryId, key: &str) -> Option<(u32, bool)> {
+    let file = key.strip_prefix(&rings(repository))?.strip_prefix('/')?.strip_suffix(".json")?;
+    let number = file.strip_suffix("-copy").unwrap_or(file).parse().ok()?;
+    let copy = file.ends_with("-copy");
+    (key == ring(repository, number, copy)).then_some((number, copy))
 }
 
 /// The point and number of a map's key; true: it is the commit's.

@@ -69,16 +69,21 @@ impl Repository {
         }
         taken.os_context(what)?;
         let taken_over = (!words.is_empty()).then(|| format!("{words} died while it was writing"));
-        sign(&file).os_context(what)?;
+        // an encrypted repository does not tell whose it is
+        sign(&file, self.keys().is_some()).os_context(what)?;
         Ok(DeviceLock { held: Arc::new(Held { device: device.clone(), file, taken_over }) })
     }
 }
 
 /// Writes who holds the lock.
-fn sign(mut file: &File) -> std::io::Result<()> {
+fn sign(mut file: &File, nameless: bool) -> std::io::Result<()> {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     file.set_len(0)?;
     std::io::Seek::rewind(&mut file)?;
-    writeln!(file, "process {} on {host}, boot {}", std::process::id(), boot.trim())
+    let process = std::process::id();
+    if nameless {
+        return writeln!(file, "process {process}");
+    }
+    writeln!(file, "process {process} on {host}, boot {}", boot.trim())
 }

@@ -52,7 +52,7 @@ impl Repository {
     ) -> Result<PointMap> {
         let key = keys::map_commit(device, point, number);
         let read = || {
-            let map = PointMap::decode(&self.store().get(&key, MAX_ENVELOPE as u64)?)?;
+            let map = PointMap::decode_in(&self.store().get(&key, MAX_ENVELOPE as u64)?, self.cover(&key))?;
             map.expect(self.uuid(), device, point)?;
             if map.manifest != manifest || map.number != number {
                 return Err(damaged("it was written for another manifest, or under another number"));
@@ -71,7 +71,7 @@ impl Repository {
             size,
             told: &map.index,
         };
-        IndexReader::open(&self.store_handle(), &asked)
+        IndexReader::open(self, &asked)
     }
 
     /// Writes a map of `manifest`'s point from the pieces of its whole image, and commits it.
@@ -96,7 +96,7 @@ impl Repository {
         let key = keys::map(device, point, number);
         // of a merge that died before its commit
         self.store().delete(&key)?;
-        let mut index = IndexWriter::new(&self.store_handle(), self.uuid(), key, point);
+        let mut index = IndexWriter::new(self, key, point);
         let mut table = Table::new(segments);
         for piece in image {
             // what no piece covers is zero
@@ -118,7 +118,8 @@ impl Repository {
             tool: tool(),
         };
         failpoint("repo.map.put")?;
-        self.store().put_new(&keys::map_commit(device, point, number), map.encode()?.into())?;
+        let key = keys::map_commit(device, point, number);
+        self.store().put_new(&key, map.encode_in(self.cover(&key))?.into())?;
         self.store().in_place()?;
         failpoint("repo.map.stored")?;
         Ok(map)

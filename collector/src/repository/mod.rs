@@ -8,6 +8,7 @@
 //!   lock/<device>                   local repositories: flock, one writer per device
 //!   map/<device>/<point>/<n>        an index of the point's whole image, written by a merge
 //!   del/<device>/<point>.json       tombstone: the point is not wanted any more
+//!   key/<repository>/<n>.json       of an encrypted repository: who can open it
 //! ```
 //!
 //! Must stay true: **a manifest names only a durable index, an index only durable segments**: data is published,
@@ -28,6 +29,8 @@ mod points;
 mod read;
 mod run;
 mod store;
+mod unlock;
+mod unseal;
 mod upload;
 mod writer;
 
@@ -37,6 +40,7 @@ pub use lock::DeviceLock;
 pub use open::Repository;
 pub use points::{PointEntry, PointState};
 pub use read::{Content, Piece, Stored};
+pub use unlock::{Kept, KeySource, NoKey, choose_keys, no_key};
 pub use writer::{FinishInfo, NewPoint, PointWriter};
 
 pub(crate) use index::IndexReader;

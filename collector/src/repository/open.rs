@@ -2,9 +2,12 @@
 
 use super::index::{Asked, IndexReader};
 use super::store::{FOLDERS, Store};
+use super::unlock::{self, KeySource};
+use super::unseal::Found;
 use super::{keys, tool, unix_millis};
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::{CELL, MAX_ENVELOPE, Manifest, RepositoryConfig, RepositoryId};
+use crate::format::{CELL, KeyRing, MAX_ENVELOPE, Manifest, NewKey, Opened, RepositoryConfig, RepositoryId};
+use crate::seal::Keys;
 use crate::sys::{failpoint, sync_folder};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +18,8 @@ use std::sync::Arc;
 pub struct Repository {
     store: Arc<Store>,
     config: Arc<RepositoryConfig>,
+    pub(super) keys: Option<Arc<Keys>>,
+    pub(super) found: Arc<Found>,
 }
 
 impl std::fmt::Debug for Repository {
@@ -29,6 +34,14 @@ impl Repository {
     /// # Errors
     /// [`Kind::Exists`] if there is one, or the folder holds anything else; what the store meets.
     pub fn create(location: &str) -> Result<Self> {
+        Self::create_with(location, Vec::new()).map(|(made, _)| made)
+    }
+
+    /// The same, encrypted so that each of `keys`, which have names for people, can open it.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn create_with(location: &str, keys: Vec<(NewKey, String)>) -> Result<(Self, Option<Opened>)> {
         let folder = local_folder(location)?;
         let what = || format!("create repository {}", folder.display());
         if let Some(found) = first_foreign(&folder).os_context(what)? {
@@ -43,11 +56,16 @@ impl Repository {
             created: unix_millis(),
             cell: CELL,
             tool: tool(),
+            encrypted: !keys.is_empty(),
         };
+        // the key ring comes before `repo.json`: with that, the repository exists, and can be opened
+        let ring = config.encrypted.then(|| KeyRing::create(config.uuid, keys)).transpose()?;
+        ring.as_ref().map_or(Ok(()), |ring| unlock::store_ring(&store, ring))?;
+        let keys = ring.as_ref().map(|ring| ring.keys().map(Arc::new)).transpose()?;
         failpoint("repo.config.put")?;
         store.put_new(keys::CONFIG, config.encode()?.into()).map_err(|e| e.within(what()))?;
         failpoint("repo.config.stored")?;
-        Ok(Self { store: Arc::new(store), config: Arc::new(config) })
+        Ok((Self::of(store, config, keys), ring))
     }
 
     /// Opens a repository.
@@ -55,6 +73,14 @@ impl Repository {
     /// # Errors
     /// [`Kind::NotFound`] if there is none; [`Kind::Damaged`], [`Kind::Incompatible`].
     pub fn open(location: &str) -> Result<Self> {
+        Self::open_with(location, unlock::chosen())
+    }
+
+    /// The same, if it is encrypted with the key that `source` gives.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); [`Kind::Denied`] if there is no key, or it is none of this repository.
+    pub fn open_with(location: &str, source: &dyn KeySource) -> Result<Self> {
         let folder = local_folder(location)?;
         let what = || format!("open repository {}", folder.display());
         let absent = |e: Error| match e.kind() {
@@ -65,7 +91,12 @@ impl Repository {
         let store = Store::local(&folder).map_err(absent)?;
         let bytes = store.get(keys::CONFIG, MAX_ENVELOPE as u64).map_err(absent)?;
         let config = RepositoryConfig::decode(&bytes).map_err(|e| e.within(what()))?;
-        Ok(Self { store: Arc::new(store), config: Arc::new(config) })
+        let keys = unlock::unlock(&store, &config, source).map_err(|e| e.within(what()))?;
+        Ok(Self::of(store, config, keys))
+    }
+
+    fn of(store: Store, config: RepositoryConfig, keys: Option<Arc<Keys>>) -> Self {
+        Self { store: Arc::new(store), config: Arc::new(config), keys, found: Arc::default() }
     }
 
     /// Opens a repository, or makes it where there is nothing.
@@ -76,6 +107,10 @@ impl Repository {
         let opened = Self::open(location);
         if opened.as_ref().err().map(Error::kind) != Some(Kind::NotFound) {
             return opened;
+        }
+        if unlock::chosen().meant() {
+            // never a readable one in place of an encrypted one that is not there
+            return opened.map_err(|e| e.hint("`blkdelta init --encrypt` makes an encrypted one"));
         }
         match Self::create(location) {
             // another process was faster
@@ -109,7 +144,7 @@ impl Repository {
 
     /// Opens a point's index.
     pub(crate) fn index(&self, manifest: &Manifest) -> Result<IndexReader> {
-        IndexReader::open(&self.store, &Asked::of(manifest))
+        IndexReader::open(self, &Asked::of(manifest))
     }
 }
 
@@ -144,12 +179,24 @@ fn first_foreign(folder: &Path) -> std::io::Result<Option<String>> {
             && std::fs::read_dir(entry.path())?.next().is_none();
         // what a killed creation leaves beside it: the staged repo.json
         let staged = name.strip_prefix("repo.json#").is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()));
+        // the key ring of such a creation: of a repository that never was
+        let ring = name == "key" && entry.file_type()?.is_dir() && only_rings(&entry.path())?;
         // a file system's own folder on a fresh medium
-        if !ours && !staged && name != "lost+found" {
+        if !ours && !staged && !ring && name != "lost+found" {
             return Ok(Some(name));
         }
     }
     Ok(None)
+}
+
+/// A folder of nothing but folders that have the names of repositories.
+fn only_rings(folder: &Path) -> std::io::Result<bool> {
+    for entry in std::fs::read_dir(folder)? {
+        if entry?.file_name().to_string_lossy().parse::<RepositoryId>().is_err() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Makes the folder and what is missing above it, durably.

@@ -122,7 +122,7 @@ impl Repository {
         let key = keys::manifest(device, point);
         let bytes = self.store().get(&key, MAX_ENVELOPE as u64)?;
         let read = || {
-            let manifest = Manifest::decode(&bytes)?;
+            let manifest = Manifest::decode_in(&bytes, self.cover(&key))?;
             manifest.expect(self.uuid(), device, point)?;
             Ok(manifest)
         };

@@ -3,7 +3,7 @@
 use super::{Repository, keys, lost};
 use crate::block::Extent;
 use crate::error::{Error, Kind, Result};
-use crate::format::{CELL, FrameHash, FrameMeta, SegmentId, decode_frame};
+use crate::format::{CELL, FrameHash, FrameMeta, SegmentId};
 
 /// Stored bytes between two wanted frames that are read along rather than skipped.
 const GAP: u64 = 64 * 1024;
@@ -109,14 +109,14 @@ impl Repository {
         let start = u64::from(first.offset);
         let end = pieces.iter().map(|(_, s)| end_of(s)).max().unwrap_or(start);
         let bytes = self.store().get_range(&key, start, end - start).map_err(lost)?;
-        let mut raw = Vec::new();
+        let (mut raw, mut buf) = (Vec::new(), Vec::new());
         let mut decoded = None;
         for (extent, s) in pieces {
             let at = (u64::from(s.offset) - start) as usize;
             if decoded != Some((s.offset, s.frame)) {
                 let stored = bytes.get(at..at + s.frame.stored_len as usize).unwrap_or_default();
                 raw.resize(s.frame.extent.length.min(CELL) as usize, 0);
-                let verified = decode_frame(&s.frame, stored, &mut raw);
+                let verified = self.decode(&s.frame, s.segment, stored, &mut buf, &mut raw);
                 verified.map_err(|e| e.within(format!("read {key} at byte {}", s.offset)))?;
                 decoded = Some((s.offset, s.frame));
             }

@@ -1,9 +1,13 @@
 //! A sorted run of pieces that may be longer than memory: kept as encoded chunks in a file without a name.
+//!
+//! The file may lie on the repository's medium and tells what the index tells, so its chunks are sealed with a key that
+//! only this run has; that they are what was written is shown by the same tag.
 
 use super::overlay::PieceStream;
 use super::store::Store;
 use crate::error::{Context, Result};
-use crate::format::{PIECES_PER_CHUNK, Piece, damaged, decode_chunk, encode_chunk};
+use crate::format::{PIECES_PER_CHUNK, Piece, decode_chunk, encode_chunk};
+use crate::seal::{Cipher, Secret};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -11,10 +15,16 @@ use std::sync::Arc;
 /// A run being written. Up to a chunk of pieces it costs no file.
 #[derive(Default)]
 pub(crate) struct Run {
-    file: Option<Arc<File>>,
+    file: Option<Arc<Spill>>,
     end: u64,
     chunks: Vec<Spilled>,
     pending: Vec<Piece>,
+}
+
+/// The file, and the key its chunks are sealed with.
+struct Spill {
+    file: File,
+    cipher: Cipher,
 }
 
 #[derive(Clone, Copy)]
@@ -22,7 +32,6 @@ struct Spilled {
     at: u64,
     len: u32,
     pieces: u32,
-    hash: u64,
 }
 
 impl Run {
@@ -33,15 +42,19 @@ impl Run {
     }
 
     fn spill(&mut self, store: &Store) -> Result<()> {
-        let bytes = encode_chunk(&self.pending)?;
-        let file = match &self.file {
-            Some(file) => Arc::clone(file),
-            None => Arc::clone(self.file.insert(Arc::new(store.scratch()?))),
+        let mut bytes = encode_chunk(&self.pending)?;
+        let spill = match &self.file {
+            Some(spill) => Arc::clone(spill),
+            None => {
+                let (file, cipher) = (store.scratch()?, Cipher::new(&Secret::generate()?)?);
+                Arc::clone(self.file.insert(Arc::new(Spill { file, cipher })))
+            }
         };
-        file.write_all_at(&bytes, self.end).os_context(|| "write pieces to a temporary file".into())?;
-        let hash = xxhash_rust::xxh3::xxh3_64(&bytes);
+        spill.cipher.seal(nonce(self.end), &[], &mut bytes, 0)?;
+        let written = spill.file.write_all_at(&bytes, self.end);
+        written.os_context(|| "write pieces to a temporary file".into())?;
         let (len, pieces) = (bytes.len() as u32, self.pending.len() as u32);
-        self.chunks.push(Spilled { at: self.end, len, pieces, hash });
+        self.chunks.push(Spilled { at: self.end, len, pieces });
         self.end += bytes.len() as u64;
         self.pending.clear();
         Ok(())
@@ -59,11 +72,18 @@ impl Run {
     }
 }
 
-fn read_back(file: &File, chunk: Spilled) -> Result<Vec<Piece>> {
+/// No two chunks lie at the same place.
+fn nonce(at: u64) -> [u8; 12] {
+    let mut nonce = [0; 12];
+    nonce[..8].copy_from_slice(&at.to_le_bytes());
+    nonce
+}
+
+fn read_back(spill: &Spill, chunk: Spilled) -> Result<Vec<Piece>> {
     let mut bytes = vec![0; chunk.len as usize];
-    file.read_exact_at(&mut bytes, chunk.at).os_context(|| "read pieces from a temporary file".into())?;
-    if xxhash_rust::xxh3::xxh3_64(&bytes) != chunk.hash {
-        return Err(damaged("temporary file: it does not give back what was written to it"));
-    }
-    decode_chunk(&bytes, chunk.pieces as usize)
+    let read = spill.file.read_exact_at(&mut bytes, chunk.at);
+    read.os_context(|| "read pieces from a temporary file".into())?;
+    let what = "temporary file: it does not give back what was written to it";
+    let plain = spill.cipher.open(nonce(chunk.at), &[], &mut bytes).map_err(|e| e.within(what))?;
+    decode_chunk(plain, chunk.pieces as usize)
 }

@@ -16,7 +16,9 @@ use crate::format::{
     ParentRef, PassStats, Piece, PieceContent, PointId, PointKind, SEGMENT_TARGET, SegmentBuilder,
     SegmentRef, Totals, fits_cell,
 };
+use crate::seal::Session;
 use crate::sys::failpoint;
+use std::sync::Arc;
 
 /// What is known when a backup begins.
 #[derive(Clone, Debug)]
@@ -64,6 +66,8 @@ pub struct PointWriter {
     uploader: Uploader,
     repository: Repository,
     point: PointId,
+    /// In an encrypted repository: what seals the frames.
+    session: Option<Arc<Session>>,
     new: NewPoint,
     parent: Option<ParentRef>,
     segment: Option<SegmentBuilder>,
@@ -98,10 +102,13 @@ impl Repository {
                 Some(ParentRef { point: id, manifest })
             }
         };
+        let point = PointId::generate();
+        let session = self.keys().map(|keys| keys.session(point.to_bytes())).transpose()?;
         Ok(PointWriter {
             uploader: Uploader::start(&self.store_handle())?,
             repository: self.clone(),
-            point: PointId::generate(),
+            point,
+            session: session.map(Arc::new),
             new,
             parent,
             segment: None,
@@ -118,6 +125,11 @@ impl PointWriter {
     /// The point's name, already.
     pub const fn point(&self) -> PointId {
         self.point
+    }
+
+    /// What frames are sealed with, best before they are added; `None`: nothing.
+    pub fn session(&self) -> Option<Arc<Session>> {
+        self.session.clone()
     }
 
     /// Begins the next pass, whose frames shadow those of all passes before. The first one is begun already.
@@ -144,6 +156,11 @@ impl PointWriter {
                 .checked_add(extent.length)
                 .is_some_and(|end| end == size || end < size && end.is_multiple_of(BLOCK));
         let zero = frame.meta.codec == Codec::Zero;
+        let frame = match &self.session {
+            // whoever did not do it on threads of his own
+            Some(session) if !zero && !session.sealed(&frame.data) => frame.sealed(session)?,
+            _ => frame,
+        };
         if extent.offset < self.end || !whole || !(zero || fits_cell(extent)) {
             let what = format!("add frame {extent:?}: out of order, off the grid or beyond the device");
             return Err(Error::new(Kind::Bug, what));
@@ -174,7 +191,13 @@ impl PointWriter {
                     // the second segment says: this is not a small point
                     buffer.reserve(SEGMENT_TARGET + (1 << 20));
                 }
-                empty.insert(SegmentBuilder::new(self.repository.uuid(), buffer))
+                let repository = self.repository.uuid();
+                empty.insert(match (self.repository.keys(), &self.session) {
+                    (Some(keys), Some(session)) => {
+                        SegmentBuilder::sealed(repository, buffer, keys, &[session.record()])
+                    }
+                    _ => SegmentBuilder::new(repository, buffer),
+                })
             }
         };
         segment.push(frame)
@@ -200,9 +223,10 @@ impl PointWriter {
         self.totals.covered_bytes = covered;
         self.repository.store().settle()?;
         let manifest = self.manifest(info, index);
-        let bytes = manifest.encode()?;
+        let key = keys::manifest(&self.new.device.id, self.point);
+        let bytes = manifest.encode_in(self.repository.cover(&key))?;
         failpoint("repo.manifest.put")?;
-        self.repository.store().put_new(&keys::manifest(&self.new.device.id, self.point), bytes.into())?;
+        self.repository.store().put_new(&key, bytes.into())?;
         // all of it lies where the next reader looks
         self.repository.store().in_place()?;
         failpoint("repo.manifest.stored")?;
@@ -211,8 +235,7 @@ impl PointWriter {
 
     fn write_index(&mut self, segments: Vec<SegmentRef>) -> Result<(IndexRef, u64)> {
         let key = keys::index(&self.new.device.id, self.point);
-        let repository = self.repository.uuid();
-        let mut index = IndexWriter::new(&self.repository.store_handle(), repository, key, self.point);
+        let mut index = IndexWriter::new(&self.repository, key, self.point);
         let newest_first = self.passes.drain(..).rev().map(Run::into_stream).collect();
         let full = self.parent.is_none();
         for piece in stack(newest_first) {

@@ -7,3 +7,4 @@ mod golden;
 mod long_index;
 mod model;
 mod pruning;
+mod sealed;

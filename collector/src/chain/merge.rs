@@ -4,7 +4,7 @@
 //! step, the point is as it was.
 
 use super::Chain;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::format::{DeviceId, PointId, PointMap};
 use crate::repository::{DeviceLock, Repository};
 
@@ -34,7 +34,10 @@ impl Chain {
         if self.points.len() == 1 {
             return Ok(None);
         }
-        let (image, segments) = self.image()?;
+        if self.salvage {
+            return Err(Error::new(Kind::Bug, "merge what was salvaged: what is lost would become zero"));
+        }
+        let (image, segments) = self.image(self.all())?;
         let merged = self.points.iter().map(|m| m.point).collect();
         self.repository.write_map(lock, self.top(), image, &segments, merged).map(Some)
     }

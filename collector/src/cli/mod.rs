@@ -6,6 +6,7 @@
 mod args;
 mod auditing;
 mod comparing;
+mod exporting;
 mod keeping;
 mod listing;
 mod living;
@@ -57,5 +58,7 @@ fn run(cli: Cli) -> Result<Ending> {
         Verb::Merge(args) => keeping::merge(&args),
         Verb::Prune(args) => keeping::prune(&args),
         Verb::Restore(args) => restoring::restore(&args),
+        Verb::Cat(args) => exporting::cat(&args),
+        Verb::Export(args) => exporting::export(&args),
     }
 }

@@ -5,6 +5,7 @@
 
 mod args;
 mod auditing;
+mod compacting;
 mod keeping;
 mod listing;
 mod living;
@@ -38,7 +39,12 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<Ending> {
     if !matches!(
         cli.verb,
-        Verb::List(_) | Verb::Check(_) | Verb::Merge(_) | Verb::Prune(_) | Verb::Restore(_)
+        Verb::List(_)
+            | Verb::Check(_)
+            | Verb::Merge(_)
+            | Verb::Prune(_)
+            | Verb::Compact(_)
+            | Verb::Restore(_)
     ) {
         // what an older version left in the kernel is taken over before anybody looks at it
         crate::tracker::migrate(&crate::tracker::Places::from_env())?;
@@ -58,6 +64,7 @@ fn run(cli: Cli) -> Result<Ending> {
         Verb::Check(args) => listing::check(&args),
         Verb::Merge(args) => keeping::merge(&args),
         Verb::Prune(args) => keeping::prune(&args),
+        Verb::Compact(args) => compacting::compact(&args),
         Verb::Restore(args) => restoring::restore(&args),
     }
 }

@@ -10,6 +10,7 @@
 //! child was made on (hash); the memory needed does not grow with the device.
 
 mod between;
+mod compact;
 mod merge;
 mod prune;
 mod retention;
@@ -25,6 +26,7 @@ use std::sync::Arc;
 
 pub use crate::repository::{Content, Piece, Stored};
 pub use between::{Between, between};
+pub use compact::{Compacted, Limits, compact};
 pub use merge::merge_if_longer;
 pub use prune::{Plan, Pruned, prune};
 pub use retention::Policy;
@@ -39,6 +41,8 @@ pub struct Chain {
     points: Vec<Manifest>,
     /// The last point's map, if the chain ends with one.
     map: Option<IndexReader>,
+    /// A point has a map that cannot be used: what lies below may have moved.
+    doubtful: bool,
     /// What cannot be read is lost, not an error.
     salvage: bool,
     /// Why the chain ends above its full.
@@ -73,11 +77,13 @@ impl Chain {
         let (mut at, mut hash) = repository.manifest(device, point)?;
         let mapped = repository.mapped(device)?;
         let (mut points, mut seen, mut broken) = (Vec::new(), HashSet::new(), None);
+        let mut doubtful = false;
         loop {
             if !seen.insert(at.point) {
                 return Err(Error::new(Kind::Damaged, format!("chain of {point} runs in a circle")));
             }
             let map = usable_map(repository, &mapped, &at, hash)?;
+            doubtful |= map.is_none() && mapped.contains_key(&at.point);
             let ends = map.is_some() || at.kind == PointKind::Full;
             let next = if ends { None } else { Some(below(repository, &at, point)) };
             points.push(at);
@@ -86,7 +92,14 @@ impl Chain {
                 Some(Err(e)) if !(salvage && is_harm(&e)) => return Err(e),
                 end => {
                     broken = end.and_then(Result::err).map(|e| e.in_full()).or(broken);
-                    return Ok(Self { repository: repository.clone(), points, map, salvage, broken });
+                    return Ok(Self {
+                        repository: repository.clone(),
+                        points,
+                        map,
+                        doubtful,
+                        salvage,
+                        broken,
+                    });
                 }
             }
         }
@@ -95,6 +108,14 @@ impl Chain {
     /// The points: the asked one first, the full last.
     pub fn points(&self) -> &[Manifest] {
         &self.points
+    }
+
+    /// If a map could not be used: what lies below it is all there all the same.
+    ///
+    /// # Errors
+    /// [`Kind::Damaged`] if not.
+    fn expect_whole(&self) -> Result<()> {
+        if self.doubtful { self.repository.expect_segments(&self.image(self.all())?.1) } else { Ok(()) }
     }
 
     /// The asked point.

@@ -92,6 +92,11 @@ pub enum Verb {
     #[command(after_help = "Example:
   blkdelta prune --repo /backup --keep-last 24 --keep-daily 14 --keep-weekly 8 --dry-run")]
     Prune(super::keeping::Prune),
+    /// Move what is still needed out of segments that are mostly dead, so that these can go
+    #[command(after_help = "Examples:
+  blkdelta compact --repo /backup --dry-run
+  blkdelta compact --repo /backup --dead 50% --max-bytes 20GiB --bandwidth 50MiB")]
+    Compact(super::compacting::Compact),
     /// Look for damage in a repository
     #[command(after_help = "Example:\n  blkdelta check --repo /backup --read-data")]
     Check(Check),
@@ -102,7 +107,7 @@ impl Verb {
     pub const fn looks_at_the_kernel(&self) -> bool {
         match self {
             Self::List(_) | Self::Check(_) | Self::Merge(_) | Self::Prune(_) => false,
-            Self::Restore(_) | Self::Cat(_) | Self::Export(_) => false,
+            Self::Compact(_) | Self::Restore(_) | Self::Cat(_) | Self::Export(_) => false,
             Self::Diff(diff) => diff.between.is_none(),
             _ => true,
         }
@@ -295,7 +300,7 @@ fn granularity(text: &str) -> Result<Granularity, String> {
     Granularity::try_from(size(text)?)
 }
 
-/// A number of bytes: `4096`, `64K`, `64KiB`, `1M`, `1MiB`, `3G`, `1TiB`.
+/// A number of bytes: `4096`, `64K`, `64KiB`, `1M`, `1MiB`, `20GiB`, `1TiB`.
 pub(super) fn size(text: &str) -> Result<u64, String> {
     let (number, unit) = split(text);
     let factor = match unit.to_ascii_lowercase().as_str() {
@@ -329,7 +334,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// A part of a whole: `1%`, `3.4%`.
-fn part(text: &str) -> Result<f64, String> {
+pub(super) fn part(text: &str) -> Result<f64, String> {
     let percent: Option<f64> = text.strip_suffix('%').and_then(|n| n.parse().ok());
     match percent.filter(|n| *n > 0.0 && *n <= 100.0) {
         Some(percent) => Ok(percent / 100.0),
@@ -382,6 +387,7 @@ mod tests {
             "blkdelta diff --between A latest --repo /r --exact --json",
             "blkdelta backup /dev/a --repo /r --full --json --no-freeze --compression none",
             "blkdelta watch /dev/a --repo /r --every 10s --merge-every 30",
+            "blkdelta backup /dev/a --repo /r --merge-every 30",
             "blkdelta watch /dev/a --repo /r --every 10s",
             "blkdelta monitor",
             "blkdelta monitor /dev/a --interval 500ms --json",
@@ -399,6 +405,7 @@ mod tests {
             "blkdelta export --repo /r --point latest --format qcow2 --compress x.qcow2 --json",
             "blkdelta check --repo /r --read-data",
             "blkdelta merge --repo /r --device d --up-to latest --json",
+            "blkdelta compact --repo /r --dead 60% --max-bytes 20GiB --bandwidth 50MiB --grace 0 --dry-run --json",
             "blkdelta prune --repo /r --keep-last 3 --keep-hourly 1 --keep-within 7d --dry-run",
         ] {
             parse(line).unwrap_or_else(|e| panic!("{line}: {e}"));

@@ -5,7 +5,9 @@
 
 mod args;
 mod auditing;
+mod compacting;
 mod comparing;
+mod exporting;
 mod keeping;
 mod listing;
 mod living;
@@ -56,6 +58,9 @@ fn run(cli: Cli) -> Result<Ending> {
         Verb::Check(args) => listing::check(&args),
         Verb::Merge(args) => keeping::merge(&args),
         Verb::Prune(args) => keeping::prune(&args),
+        Verb::Compact(args) => compacting::compact(&args),
         Verb::Restore(args) => restoring::restore(&args),
+        Verb::Cat(args) => exporting::cat(&args),
+        Verb::Export(args) => exporting::export(&args),
     }
 }

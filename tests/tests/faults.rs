@@ -150,10 +150,9 @@ fn killed_while_programs_are_added() -> Result<()> {
     let scratch = Scratch::new("added")?;
     let mut random = Random::for_test(NAME);
     let device = Loop::new(&scratch, "disk", 4 << 20)?;
-    let zram = match Zram::new(8 << 20) {
-        Ok(zram) => zram,
-        Err(error) => return Ok(host::skipped(NAME, &format!("{error:#}"))),
-    };
+    let zram = Zram::new(8 << 20);
+    skip_if!(zram.as_ref().err().map(|e| format!("{e:#}")), NAME);
+    let zram = zram?;
     let first = Protected::new(&scratch, device.path())?;
     let ended =
         first.home.run_failing("track.after-load=kill", ["track".as_ref(), zram.path().as_os_str()])?;

@@ -140,7 +140,7 @@ fn a_host_writes_what_only_the_owner_reads() -> Result<()> {
         }
         let point = care.backup(&["--key-file", write])?;
         ensure!(point.kind() == if round == 0 { "full" } else { "incremental" }, "{}", point.json);
-        images.push((point.id, Image::of_file(device.path())?));
+        images.push((point.id, Image::of(device.path())?));
     }
     let host_restore = words(&["restore", "--point", "latest"], &care.repo, &["--key-file", write]);
     let target = scratch.fresh("target");

@@ -1,9 +1,9 @@
 //! Segments: an immutable object of frames, whose footer says what each frame is, so that an index can be
 //! built again from segments alone. In an encrypted repository the records of the sessions whose frames it holds lie
-//! between header and frames, so that the owner needs nothing else to read it:
+//! between header and frames, so that the owner needs nothing else to read it; those that are not used are zero:
 //!
 //! ```text
-//!   header 64 | [ number of records u32 | records of 100 ] | frames ... | frame table | trailer 56
+//!   header 64 | [ room for records u32 | records of 100 ] | frames ... | frame table | trailer 56
 //! ```
 
 use super::chunk::{Piece, PieceContent, decode_chunk, encode_chunk};
@@ -32,7 +32,8 @@ pub fn decode_sessions(first_bytes: &[u8]) -> Result<std::result::Result<Vec<Rec
     }
     let len = RECORDS_AT + u64::from(count) * RECORD as u64;
     let Some(records) = first_bytes.get(RECORDS_AT as usize..len as usize) else { return Ok(Err(len)) };
-    Ok(Ok(records.chunks_exact(RECORD).filter_map(|r| r.try_into().ok().map(Record)).collect()))
+    let records = records.chunks_exact(RECORD).filter_map(|r| r.try_into().ok().map(Record));
+    Ok(Ok(records.filter(|record| record.0 != [0; RECORD]).collect()))
 }
 
 /// A segment is closed at about this many bytes.
@@ -69,12 +70,30 @@ impl SegmentBuilder {
         Self::begin(repository, buffer, None)
     }
 
-    /// The same for frames that are sealed, of the sessions with these records.
-    pub fn sealed(repository: RepositoryId, buffer: Vec<u8>, keys: &Arc<Keys>, sessions: &[Record]) -> Self {
+    /// The same for frames that are sealed, with room for the records of so many sessions.
+    pub fn sealed(repository: RepositoryId, buffer: Vec<u8>, keys: &Arc<Keys>, room: u32) -> Self {
         let mut builder = Self::begin(repository, buffer, Some(Arc::clone(keys)));
-        builder.bytes.extend_from_slice(&(sessions.len() as u32).to_le_bytes());
-        sessions.iter().for_each(|record| builder.bytes.extend_from_slice(&record.0));
+        builder.bytes.extend_from_slice(&room.to_le_bytes());
+        let first = builder.bytes.len() + room as usize * RECORD;
+        builder.bytes.resize(first, 0);
         builder
+    }
+
+    /// Puts in the record of a session, so that frames of it can follow; false if there is no room for it.
+    pub fn admit(&mut self, record: &Record) -> bool {
+        let room = self.bytes.get(HEADER_LEN..).and_then(<[u8]>::first_chunk).copied();
+        let end = RECORDS_AT as usize + room.map_or(0, u32::from_le_bytes) as usize * RECORD;
+        let records = self.keys.as_ref().and(self.bytes.get_mut(RECORDS_AT as usize..end));
+        for place in records.into_iter().flat_map(|r| r.chunks_exact_mut(RECORD)) {
+            if *place == record.0 {
+                return true;
+            }
+            if place.iter().all(|byte| *byte == 0) {
+                place.copy_from_slice(&record.0);
+                return true;
+            }
+        }
+        false
     }
 
     fn begin(repository: RepositoryId, mut buffer: Vec<u8>, keys: Option<Arc<Keys>>) -> Self {
@@ -273,7 +292,10 @@ mod tests {
         let master = vec![PrivateKey::generate().unwrap()];
         let owner = Arc::new(Keys::owner(repository.to_bytes(), master).unwrap());
         let session = owner.session([5; 16]).unwrap();
-        let mut builder = SegmentBuilder::sealed(repository, Vec::new(), &owner, &[session.record()]);
+        let mut builder = SegmentBuilder::sealed(repository, Vec::new(), &owner, 2);
+        assert!(builder.admit(&session.record()) && builder.admit(&session.record()));
+        let other = owner.session([6; 16]).unwrap().record();
+        assert!(builder.admit(&other) && !builder.admit(&owner.session([7; 16]).unwrap().record()));
         let id = builder.id();
         let raw: Vec<u8> = (0..8192u32).map(|i| FrameHash::of(&i.to_le_bytes()).0 as u8).collect();
         let frame = encode_frame(Extent::new(4096, 8192), &raw, Compression::None).unwrap();
@@ -281,7 +303,9 @@ mod tests {
         let bytes = builder.finish().unwrap();
         assert!(!bytes.windows(16).any(|w| raw.windows(16).step_by(16).any(|r| r == w)), "content shows");
         let table = SegmentTable::decode_with(Some(&owner), repository, id, &bytes).unwrap();
-        let record = decode_sessions(&bytes).unwrap().unwrap()[0];
+        let records = decode_sessions(&bytes).unwrap().unwrap();
+        assert_eq!(records, [session.record(), other]);
+        let record = records[0];
         assert_eq!(decode_sessions(&bytes[..SESSIONS_HEAD as usize]).unwrap(), Err(offset as u64));
         let (mut back, mut buf) = (vec![0; 8192], Vec::new());
         let (key, meta) = (owner.frame_key(&record).unwrap(), table.frames[0].meta);

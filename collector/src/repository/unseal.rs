@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 /// The frame keys that were found, by point.
-pub(super) type Found = Mutex<HashMap<[u8; 16], Arc<FrameKey>>>;
+pub(super) type Found = Mutex<HashMap<[u8; 16], (Record, Arc<FrameKey>)>>;
 
 impl Repository {
     /// The keys, if it is encrypted.
@@ -46,13 +46,19 @@ impl Repository {
         let point = FrameKey::point(stored).ok_or_else(|| damaged("frame cut short"))?;
         let known = self.found().get(&point).cloned();
         let key = match known {
-            Some(key) => key,
+            Some((_, key)) => key,
             None => self.find(segment, point)?,
         };
         open_frame(frame, stored, &key, buf, raw)
     }
 
-    fn found(&self) -> std::sync::MutexGuard<'_, HashMap<[u8; 16], Arc<FrameKey>>> {
+    /// The record of the session of a frame that was decoded.
+    pub(super) fn record_of(&self, stored: &[u8]) -> Option<Record> {
+        let point = FrameKey::point(stored).filter(|_| self.keys.is_some())?;
+        self.found().get(&point).map(|(record, _)| *record)
+    }
+
+    fn found(&self) -> std::sync::MutexGuard<'_, HashMap<[u8; 16], (Record, Arc<FrameKey>)>> {
         self.found.lock().unwrap_or_else(|e| e.into_inner())
     }
 
@@ -80,7 +86,7 @@ impl Repository {
         let record = sessions.iter().find(|record| record.point() == point).ok_or_else(none)?;
         let keys = self.keys.as_ref().ok_or_else(|| Error::new(Kind::Bug, "no keys"))?;
         let key = Arc::new(keys.frame_key(record)?);
-        self.found().insert(point, Arc::clone(&key));
+        self.found().insert(point, (*record, Arc::clone(&key)));
         Ok(key)
     }
 }

@@ -13,6 +13,9 @@ pub struct Cli {
     /// What to do
     #[command(subcommand)]
     pub verb: Verb,
+    /// Of every verb
+    #[command(flatten)]
+    pub reach: super::reach::Reach,
 }
 
 const EXAMPLE: &str = "A first backup, from nothing:
@@ -143,7 +146,7 @@ pub struct Making {
     /// A tracked device
     #[arg(value_name = "DEV")]
     pub device: PathBuf,
-    /// Folder of the repository; made if it is not there
+    /// Repository: a folder or s3://BUCKET/PREFIX; made if it is not there
     #[arg(long, value_name = "REPO")]
     pub repo: String,
     /// Never freeze a file system; the point is then crash consistent or fuzzy, and says so
@@ -218,7 +221,7 @@ pub struct Audit {
     /// A tracked device
     #[arg(value_name = "DEV")]
     pub device: PathBuf,
-    /// Folder of the repository that holds its last point
+    /// Repository that holds its last point: a folder, or where else it lies
     #[arg(long, value_name = "REPO")]
     pub repo: String,
     /// This part of the device, where the last audit ended; begins anew at its end
@@ -235,7 +238,7 @@ pub struct Audit {
 /// `list`.
 #[derive(Debug, Args)]
 pub struct List {
-    /// Folder of the repository
+    /// Repository: a folder, s3://BUCKET/PREFIX, or https://HOST/PATH to read
     #[arg(long, value_name = "REPO")]
     pub repo: String,
     /// For programs
@@ -255,7 +258,7 @@ pub enum Sparse {
 /// `restore`.
 #[derive(Debug, Args)]
 pub struct Restore {
-    /// Folder of the repository
+    /// Repository: a folder, s3://BUCKET/PREFIX, or https://HOST/PATH to read
     #[arg(long, value_name = "REPO")]
     pub repo: String,
     /// Id of a point as `list` prints it, or `latest`
@@ -301,7 +304,7 @@ pub struct Restore {
 /// `check`.
 #[derive(Debug, Args)]
 pub struct Check {
-    /// Folder of the repository
+    /// Repository: a folder, s3://BUCKET/PREFIX, or https://HOST/PATH to read
     #[arg(long, value_name = "REPO")]
     pub repo: String,
     /// Read and verify every stored byte, not only the structure
@@ -317,7 +320,7 @@ fn granularity(text: &str) -> Result<Granularity, String> {
 }
 
 /// A number of bytes: `4096`, `64K`, `64KiB`, `1M`, `1MiB`.
-fn size(text: &str) -> Result<u64, String> {
+pub(super) fn size(text: &str) -> Result<u64, String> {
     let (number, unit) = split(text);
     let factor = match unit.to_ascii_lowercase().as_str() {
         "" | "b" => 1,
@@ -411,6 +414,8 @@ mod tests {
             "blkdelta restore --repo /r --point latest --sparse x.img --verify",
             "blkdelta check --repo /r --read-data",
             "blkdelta merge --repo /r --device d --up-to latest --json",
+            "blkdelta backup /dev/a --repo s3://b/p --s3-endpoint http://h:9000 --bandwidth 50MiB/s --retry-for 1m",
+            "blkdelta prune --repo s3://b/p?profile=pruner --keep-last 3 --break-lock",
             "blkdelta prune --repo /r --keep-last 3 --keep-hourly 1 --keep-within 7d --dry-run",
         ] {
             parse(line).unwrap_or_else(|e| panic!("{line}: {e}"));

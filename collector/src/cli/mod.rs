@@ -12,6 +12,7 @@ mod making;
 mod monitor;
 mod output;
 mod progress;
+mod reach;
 mod restoring;
 mod show;
 mod tracking;
@@ -36,6 +37,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<Ending> {
+    cli.reach.choose();
     if !matches!(
         cli.verb,
         Verb::List(_) | Verb::Check(_) | Verb::Merge(_) | Verb::Prune(_) | Verb::Restore(_)

@@ -6,7 +6,7 @@
 //!   idx/<device>/<point>            the point's pieces
 //!   bak/<device>/<point>.json       manifest = commit, written last
 //!   lock/<device>                   one writer per device: flock, or over the network a lease
-//!   map/<device>/<point>/<n>        an index of the point's whole image, written by a merge
+//!   map/<device>/<point>/<n>        an index of the point's whole image, by a merge or compaction
 //!   del/<device>/<point>.json       tombstone: the point is not wanted any more
 //! ```
 //!
@@ -17,12 +17,14 @@
 
 mod check;
 mod drop;
+mod fill;
 mod index;
 mod keys;
 mod lease;
 mod location;
 mod lock;
 mod maps;
+mod mover;
 mod net;
 mod open;
 mod orphans;
@@ -32,6 +34,7 @@ mod read;
 mod run;
 mod store;
 mod stream;
+mod superseded;
 mod upload;
 mod writer;
 
@@ -43,9 +46,12 @@ pub use net::Access;
 pub use open::Repository;
 pub use points::{PointEntry, PointState};
 pub use read::{Content, Piece, Stored};
+pub use superseded::Freed;
 pub use writer::{FinishInfo, NewPoint, PointWriter};
 
 pub(crate) use index::IndexReader;
+pub(crate) use maps::NewMap;
+pub(crate) use mover::Moved;
 pub(crate) use overlay::{PieceStream, stack};
 pub(crate) use run::Run;
 

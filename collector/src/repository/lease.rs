@@ -133,7 +133,7 @@ impl Shared {
         let replaced =
             !self.lost.load(Ordering::Relaxed) && self.store.replace(&self.key, next.bytes()?, &now.1)?;
         let (there, meta) = read(&self.store, &self.key)?;
-        if !there.is_some_and(|there| there.token == next.token) {
+        if there.is_none_or(|there| there.token != next.token) {
             self.lost.store(true, Ordering::Relaxed);
             return Err(Error::new(Kind::Busy, "another process took it over"));
         }

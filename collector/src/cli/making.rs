@@ -6,16 +6,16 @@ use super::monitor::Beside;
 use super::output::{self, Ending, print, print_json, print_json_line, say};
 use super::progress::{Bar, stop_flag};
 use super::show::{bytes, duration, time};
+use super::unlock::memory;
 use crate::chain;
 use crate::epoch::Epochs;
 use crate::job::{self, DeviceSurvey, Outcome, Show, Subject, Wishes};
-use crate::repository::Repository;
+use crate::repository::{Location, Repository};
 use crate::source::LiveDevice;
 use crate::sys::device::BlockDevice;
 use crate::tracker::{Diagnostics, Places, Traffic, Watcher};
 use anyhow::Result;
 use serde::Serialize;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -89,7 +89,7 @@ fn make(args: &Making, full: bool, show: &dyn Show) -> Result<Outcome> {
         own_folders: vec![Places::from_env().state().to_owned()],
     };
     // before the repository is made: a refusal leaves nothing behind
-    job::place::judge(Some(device.dev), Some(Path::new(&args.repo)), &wishes)?;
+    job::place::judge(Some(device.dev), Location::parse(&args.repo)?.folder(), &wishes)?;
     let places = Places::from_env();
     let mut epochs = Epochs::open(&places, &args.device)?;
     if let Ok(mut diagnostics) = Diagnostics::open(&places) {
@@ -108,6 +108,12 @@ fn make(args: &Making, full: bool, show: &dyn Show) -> Result<Outcome> {
         survey: &DeviceSurvey(args.device.clone()),
     };
     let outcome = job::backup(&subject, &mut epochs, &repo, &wishes, show)?;
+    if let Err(error) = memory().note(&repo, &outcome.manifest) {
+        say(&format!(
+            "the point is made; that the repository goes back could not be noticed: {}",
+            error.in_full()
+        ));
+    }
     if let Some(most) = args.merge_every
         && let Err(error) = chain::merge_if_longer(&repo, &subject.ident.id, outcome.manifest.point, most)
     {

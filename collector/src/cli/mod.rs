@@ -16,6 +16,7 @@ mod making;
 mod monitor;
 mod output;
 mod progress;
+mod reach;
 mod restoring;
 mod show;
 mod tracking;
@@ -43,11 +44,12 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<Ending> {
     let source = unlock::Source::new(cli.unlock);
     crate::repository::choose_keys(Box::new(source.clone()));
+    cli.reach.choose();
     if cli.verb.looks_at_the_kernel() {
         // what an older version left in the kernel is taken over before anybody looks at it
         crate::tracker::migrate(&crate::tracker::Places::from_env())?;
     }
-    match cli.verb {
+    let ending = match cli.verb {
         Verb::Track(args) => tracking::track(&args),
         Verb::Untrack(args) => tracking::untrack(&args),
         Verb::Save(args) => living::save(&args),
@@ -68,5 +70,7 @@ fn run(cli: Cli) -> Result<Ending> {
         Verb::Restore(args) => restoring::restore(&args),
         Verb::Cat(args) => exporting::cat(&args),
         Verb::Export(args) => exporting::export(&args),
-    }
+    }?;
+    // a repository that is not as this host had left it
+    Ok(if source.went_back() { Ending::Suspect } else { ending })
 }

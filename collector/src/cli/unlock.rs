@@ -1,10 +1,13 @@
 //! Where keys and passphrases come from: options of every verb. Never from an argument: other users can see those.
 
+use super::output::say;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::{Credential, decode_key_file};
-use crate::repository::{Kept, KeySource, no_key};
+use crate::repository::{Kept, KeySource, Memory, Repository, no_key};
 use crate::seal::Passphrase;
+use crate::tracker::Places;
 use clap::Args;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{IsTerminal, Read};
 use std::os::unix::fs::MetadataExt;
@@ -55,6 +58,8 @@ pub struct Source {
     /// A descriptor and a person are asked once.
     words: Arc<Mutex<Option<Zeroizing<String>>>>,
     kept: Arc<Mutex<Option<Kept>>>,
+    /// What was said of repositories that are not as they were left.
+    said: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Source {
@@ -91,6 +96,11 @@ impl Source {
         self.words("new passphrase: ", Some("again: "))
     }
 
+    /// A repository was not as this host had left it.
+    pub fn went_back(&self) -> bool {
+        !self.said.lock().unwrap_or_else(|e| e.into_inner()).is_empty()
+    }
+
     fn words(&self, prompt: &str, again: Option<&str>) -> Result<Passphrase> {
         let mut words = self.words.lock().unwrap_or_else(|e| e.into_inner());
         let text = match &*words {
@@ -99,6 +109,11 @@ impl Source {
         };
         Passphrase::new(text)
     }
+}
+
+/// What this host remembers of repositories.
+pub fn memory() -> Memory {
+    Memory::at(Places::from_env().lib())
 }
 
 impl KeySource for Source {
@@ -111,6 +126,16 @@ impl KeySource for Source {
         let what = || format!("read key file {}", file.display());
         let bytes = read_secret(file).map_err(|e| e.within(what()))?;
         decode_key_file(&bytes, &mut || self.passphrase()).map_err(|e| e.within(what()))
+    }
+
+    fn opened(&self, repository: &Repository) -> Result<()> {
+        for words in memory().look(repository)? {
+            let mut said = self.said.lock().unwrap_or_else(|e| e.into_inner());
+            if said.insert(words.clone()) {
+                say(&format!("REPOSITORY CHANGED: {words}"));
+            }
+        }
+        Ok(())
     }
 
     fn kept(&self) -> Option<&Mutex<Option<Kept>>> {

@@ -41,6 +41,12 @@ pub(super) fn ring(repository: RepositoryId, number: u32, copy: bool) -> String 
     format!("key/{repository}/{number}{copy}.json")
 }
 
+/// A key ring, of whatever repository.
+pub(super) fn of_a_ring(key: &str) -> bool {
+    let folder = key.strip_prefix("key/").and_then(|rest| rest.split_once('/'));
+    folder.is_some_and(|(name, _)| name.parse().is_ok_and(|id| parse_ring(id, key).is_some()))
+}
+
 /// The number of a ring's key; true: it is the copy's.
 pub(super) fn parse_ring(repository: RepositoryId, key: &str) -> Option<(u32, bool)> {
     let file = key.strip_prefix(&rings(repository))?.strip_prefix('/')?.strip_suffix(".json")?;
@@ -108,6 +114,12 @@ mod tests {
         assert_eq!(parse_segment(&format!("seg/zz/{id}")), None);
         assert_eq!(parse_map(&map(&device, point, 7)), Some((device.clone(), point, 7, false)));
         assert_eq!(parse_map(&map_commit(&device, point, 7)), Some((device.clone(), point, 7, true)));
+        let repository = RepositoryId::generate();
+        for (number, copy) in [(1, false), (12, true)] {
+            assert_eq!(parse_ring(repository, &ring(repository, number, copy)), Some((number, copy)));
+            assert!(of_a_ring(&ring(repository, number, copy)));
+        }
+        assert!(!of_a_ring("key/x/1.json") && !of_a_ring(&format!("key/{repository}/01.json")));
         assert_eq!(parse_map(&format!("map/web1/{point}/07")), None);
         assert_eq!(parse_tombstone(&tombstone(&device, point)), Some((device, point)));
     }

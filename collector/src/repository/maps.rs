@@ -129,6 +129,7 @@ impl Repository {
             time: unix_millis(),
             tool: tool(),
         };
+        lock.holds()?;
         failpoint("repo.map.put")?;
         let key = keys::map_commit(device, point, number);
         self.store().put_new(&key, map.encode_in(self.cover(&key))?.into())?;

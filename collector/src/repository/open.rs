@@ -1,6 +1,7 @@
 //! Making and opening a repository.
 
 use super::index::{Asked, IndexReader};
+use super::location::Location;
 use super::store::{FOLDERS, Store};
 use super::unlock::{self, KeySource};
 use super::unseal::Found;
@@ -9,7 +10,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::format::{CELL, KeyRing, MAX_ENVELOPE, Manifest, NewKey, Opened, RepositoryConfig, RepositoryId};
 use crate::seal::Keys;
 use crate::sys::{failpoint, sync_folder};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// An open repository; clones share it. Every call blocks; it may be made from any thread, also inside an
@@ -19,6 +20,7 @@ pub struct Repository {
     store: Arc<Store>,
     config: Arc<RepositoryConfig>,
     pub(super) keys: Option<Arc<Keys>>,
+    pub(super) ring: u32,
     pub(super) found: Arc<Found>,
 }
 
@@ -29,10 +31,10 @@ impl std::fmt::Debug for Repository {
 }
 
 impl Repository {
-    /// Makes a repository in a folder that is empty or does not exist yet.
+    /// Makes a repository in a place that is empty or does not exist yet; a bucket must be there.
     ///
     /// # Errors
-    /// [`Kind::Exists`] if there is one, or the folder holds anything else; what the store meets.
+    /// [`Kind::Exists`] if there is one, or the place holds anything else; what the store meets.
     pub fn create(location: &str) -> Result<Self> {
         Self::create_with(location, Vec::new()).map(|(made, _)| made)
     }
@@ -42,14 +44,20 @@ impl Repository {
     /// # Errors
     /// As [`create`](Self::create).
     pub fn create_with(location: &str, keys: Vec<(NewKey, String)>) -> Result<(Self, Option<Opened>)> {
-        let folder = local_folder(location)?;
-        let what = || format!("create repository {}", folder.display());
-        if let Some(found) = first_foreign(&folder).os_context(what)? {
-            return Err(Error::new(Kind::Exists, format!("{}: the folder holds {found:?} already", what()))
-                .hint("give an empty or a new folder"));
+        let place = Location::parse(location)?;
+        let what = || format!("create repository {place}");
+        if let Some(folder) = place.folder() {
+            refuse_foreign(first_foreign(folder).os_context(what)?, what)?;
+            make_folder(folder)?;
         }
-        make_folder(&folder)?;
-        let store = Store::local(&folder)?;
+        let store = Store::open(&place)?;
+        store.writable().map_err(|e| e.within(what()))?;
+        if place.folder().is_none() {
+            let objects = store.list("").map_err(|e| e.within(what()))?;
+            // key rings may be left of a creation that died
+            let foreign = objects.into_iter().map(|(key, _)| key).find(|key| !keys::of_a_ring(key));
+            refuse_foreign(foreign, what)?;
+        }
         store.settle()?;
         let config = RepositoryConfig {
             uuid: RepositoryId::generate(),
@@ -61,7 +69,10 @@ impl Repository {
         // the key ring comes before `repo.json`: with that, the repository exists, and can be opened
         let ring = config.encrypted.then(|| KeyRing::create(config.uuid, keys)).transpose()?;
         ring.as_ref().map_or(Ok(()), |ring| unlock::store_ring(&store, ring))?;
-        let keys = ring.as_ref().map(|ring| ring.keys().map(Arc::new)).transpose()?;
+        let keys = match &ring {
+            Some(ring) => Some((ring.ring().number, Arc::new(ring.keys()?))),
+            None => None,
+        };
         failpoint("repo.config.put")?;
         store.put_new(keys::CONFIG, config.encode()?.into()).map_err(|e| e.within(what()))?;
         failpoint("repo.config.stored")?;
@@ -81,22 +92,25 @@ impl Repository {
     /// # Errors
     /// As [`open`](Self::open); [`Kind::Denied`] if there is no key, or it is none of this repository.
     pub fn open_with(location: &str, source: &dyn KeySource) -> Result<Self> {
-        let folder = local_folder(location)?;
-        let what = || format!("open repository {}", folder.display());
+        let place = Location::parse(location)?;
+        let what = || format!("open repository {place}");
         let absent = |e: Error| match e.kind() {
             Kind::NotFound => Error::caused(Kind::NotFound, format!("{}: there is none", what()), e)
-                .hint("`blkdelta backup` makes one in an empty or a new folder"),
+                .hint("`blkdelta backup` makes one in an empty or a new place"),
             _ => e.within(what()),
         };
-        let store = Store::local(&folder).map_err(absent)?;
+        let store = Store::open(&place).map_err(absent)?;
         let bytes = store.get(keys::CONFIG, MAX_ENVELOPE as u64).map_err(absent)?;
         let config = RepositoryConfig::decode(&bytes).map_err(|e| e.within(what()))?;
         let keys = unlock::unlock(&store, &config, source).map_err(|e| e.within(what()))?;
-        Ok(Self::of(store, config, keys))
+        let opened = Self::of(store, config, keys);
+        source.opened(&opened).map_err(|e| e.within(what()))?;
+        Ok(opened)
     }
 
-    fn of(store: Store, config: RepositoryConfig, keys: Option<Arc<Keys>>) -> Self {
-        Self { store: Arc::new(store), config: Arc::new(config), keys, found: Arc::default() }
+    fn of(store: Store, config: RepositoryConfig, keys: Option<(u32, Arc<Keys>)>) -> Self {
+        let (ring, keys) = keys.map_or((0, None), |(ring, keys)| (ring, Some(keys)));
+        Self { store: Arc::new(store), config: Arc::new(config), keys, ring, found: Arc::default() }
     }
 
     /// Opens a repository, or makes it where there is nothing.
@@ -148,21 +162,10 @@ impl Repository {
     }
 }
 
-/// The folder a location names. Other stores come later and have a scheme.
-fn local_folder(location: &str) -> Result<PathBuf> {
-    let path = location.strip_prefix("file://").unwrap_or(location);
-    if path.is_empty() {
-        return Err(Error::new(Kind::Usage, "repository location is empty"));
-    }
-    if path.split_once("://").is_some_and(|(scheme, _)| scheme.chars().all(|c| c.is_ascii_alphanumeric())) {
-        let what = format!("repository {location}: only local folders are known");
-        return Err(Error::new(Kind::Unsupported, what).hint("give the path of a folder"));
-    }
-    if std::fs::metadata(path).is_ok_and(|found| !found.is_dir()) {
-        let what = format!("repository {path}: there is something, but no folder");
-        return Err(Error::new(Kind::Usage, what).hint("give the path of a folder, existing or new"));
-    }
-    Ok(PathBuf::from(path))
+fn refuse_foreign(found: Option<String>, what: impl Fn() -> String) -> Result<()> {
+    let Some(found) = found else { return Ok(()) };
+    Err(Error::new(Kind::Exists, format!("{}: it holds {found:?} already", what()))
+        .hint("give an empty or a new folder, or a prefix of its own in the bucket"))
 }
 
 /// A name in the folder that an unfinished creation of ours would not have left.
@@ -227,7 +230,6 @@ mod tests {
         assert_eq!(Repository::create(&at("a")).unwrap_err().kind(), Kind::Exists);
         assert_eq!(Repository::open_or_create(&at("a")).unwrap_err().kind(), Kind::Exists);
         assert_eq!(std::fs::read_dir(at("a")).unwrap().count(), 1);
-        assert_eq!(Repository::open("s3://bucket").unwrap_err().kind(), Kind::Unsupported);
         assert_eq!(Repository::open("").unwrap_err().kind(), Kind::Usage);
     }
 

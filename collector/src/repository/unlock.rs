@@ -27,6 +27,14 @@ pub trait KeySource: Send + Sync {
     /// If there is none, or it cannot be read.
     fn credential(&self) -> Result<Credential>;
 
+    /// A repository was opened: the moment to look whether it is as it was left.
+    ///
+    /// # Errors
+    /// If it must not be used.
+    fn opened(&self, _repository: &Repository) -> Result<()> {
+        Ok(())
+    }
+
     /// Where the keys that were opened last are kept, so that a passphrase is worked out once.
     fn kept(&self) -> Option<&Mutex<Option<Kept>>> {
         None
@@ -66,12 +74,12 @@ pub(super) fn chosen() -> &'static dyn KeySource {
     CHOSEN.get().map_or(&NoKey, |source| &**source)
 }
 
-/// The keys of the repository; `None`: it is not encrypted.
+/// The number of the key ring, and the keys; `None`: the repository is not encrypted.
 pub(super) fn unlock(
     store: &Store,
     config: &RepositoryConfig,
     source: &dyn KeySource,
-) -> Result<Option<Arc<Keys>>> {
+) -> Result<Option<(u32, Arc<Keys>)>> {
     if !config.encrypted {
         if !source.meant() {
             return Ok(None);
@@ -86,16 +94,17 @@ pub(super) fn unlock(
     if let Some((of, keys)) = kept.as_deref().and_then(Option::as_ref)
         && *of == ring
     {
-        return Ok(Some(Arc::clone(keys)));
+        return Ok(Some((ring.number, Arc::clone(keys))));
     }
     let keys = Arc::new(match source.credential()? {
         Credential::Write(key) => writer(&ring, &key)?,
         credential => ring.open(&credential)?.keys()?,
     });
+    let number = ring.number;
     if let Some(kept) = kept.as_deref_mut() {
         *kept = Some((ring, Arc::clone(&keys)));
     }
-    Ok(Some(keys))
+    Ok(Some((number, keys)))
 }
 
 /// A host's key is of this repository and of its newest generation.
@@ -204,6 +213,11 @@ impl Repository {
     pub fn change_ring(&self, opened: &Opened) -> Result<()> {
         self.store().settle()?;
         store_ring(self.store(), opened)
+    }
+
+    /// The number of the key ring it was opened with; 0 if it is not encrypted.
+    pub(super) const fn ring_number(&self) -> u32 {
+        self.ring
     }
 
     /// What the key it was opened with allows; `None`: it is not encrypted.

@@ -73,7 +73,7 @@ pub struct PointWriter {
     /// Where the current pass stands.
     end: u64,
     totals: Totals,
-    _lock: DeviceLock,
+    lock: DeviceLock,
 }
 
 impl Repository {
@@ -111,7 +111,7 @@ impl Repository {
             passes: vec![Run::default()],
             end: 0,
             totals: Totals::default(),
-            _lock: lock.clone(),
+            lock: lock.clone(),
         })
     }
 }
@@ -189,6 +189,7 @@ impl PointWriter {
         let manifest = self.manifest(info, index);
         let key = keys::manifest(&self.new.device.id, self.point);
         let bytes = manifest.encode_in(self.repository.cover(&key))?;
+        self.lock.holds()?;
         failpoint("repo.manifest.put")?;
         self.repository.store().put_new(&key, bytes.into())?;
         // all of it lies where the next reader looks

@@ -6,6 +6,7 @@ mod garbage;
 mod giving_back;
 mod golden;
 mod long_index;
+mod memory;
 mod model;
 mod partial;
 mod pruning;

@@ -82,7 +82,7 @@ impl Sealed {
     }
 }
 
-fn put(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
+pub fn put(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
     fs::File::create(path).and_then(|mut file| file.write_all(bytes.as_ref()))
 }
 

@@ -82,7 +82,7 @@ pub const CASES: &[Case] = &[
     case("LVM, thin", Whole, |t| thin(t).and_then(|device| t.all_ways(&device, &device))),
     case("disk under LVM, thin", Whole, |t| thin(t).and_then(|device| t.all_ways(&disk("b")?, &device))),
     case("dm-multipath", Whole, |t| multipath(t).and_then(|(device, _)| t.all_ways(&device, &device))),
-    case("path of dm-multipath", Whole, |t| {
+    case("path of dm-multipath", Refused, |t| {
         multipath(t).and_then(|(device, path)| t.all_ways(&path, &device))
     }),
     case("md RAID 0", Whole, |t| raid(t, "0", "", &["e", "f"], None)),
@@ -113,12 +113,16 @@ pub const CASES: &[Case] = &[
     case("SCSI WRITE SAME by SG_IO", Suspect, passthrough::sg_write_same),
     case("NVMe write by io-passthru", Suspect, passthrough::nvme_write),
     case("pmem (DAX)", Refused, special::pmem),
-    // last: it needs a boot of its own
-    Case { name: LOCKDOWN, expect: Whole, boot: LOCKDOWN, run: special::under_lockdown },
+    case("each verb with its capabilities, and one less", Whole, special::privileges),
+    // last: they need boots of their own
+    locked("lockdown=integrity", |t| special::under_lockdown(t, "integrity")),
+    locked("lockdown=confidentiality", |t| special::under_lockdown(t, "confidentiality")),
 ];
 
-/// The kernel keeps root from reading and changing it.
-pub const LOCKDOWN: &str = "lockdown=integrity";
+/// On a kernel that keeps root from changing it, or from reading it as well; the name is its word at boot.
+const fn locked(name: &'static str, run: fn(&mut Trial) -> Result<()>) -> Case {
+    Case { name, expect: Whole, boot: name, run }
+}
 
 /// Bytes of devices made in memory: what all ways of writing need.
 pub const SIZE: u64 = 128 << 20;

@@ -3,7 +3,7 @@
 
 use super::fetch::KernelFiles;
 use super::guest::Guest;
-use super::machine::{Bus, Disk, Machine};
+use super::machine::{Bus, Disk, Machine, Past};
 use crate::command::say;
 use crate::workspace::{Workspace, fresh_dir};
 use anyhow::{Context, Result};
@@ -265,6 +265,8 @@ fn machine(bed: &Bed, files: &KernelFiles, initramfs: &Path) -> Result<Machine> 
         image: files.image.clone(),
         initramfs: initramfs.into(),
         memory: 1536,
+        processors: 2,
+        past: Past::None,
         arguments: ARGUMENTS.into(),
         disks,
         folder: bed.logs().join("console"),

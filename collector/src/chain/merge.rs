@@ -6,7 +6,7 @@
 use super::Chain;
 use crate::error::Result;
 use crate::format::{DeviceId, PointId, PointMap};
-use crate::repository::{DeviceLock, Repository};
+use crate::repository::{DeviceLock, NewMap, Repository};
 
 /// Merges the chain of a point that has more than `most` points below it.
 ///
@@ -34,8 +34,10 @@ impl Chain {
         if self.points.len() == 1 {
             return Ok(None);
         }
+        self.expect_whole()?;
         let (image, segments) = self.image()?;
         let merged = self.points.iter().map(|m| m.point).collect();
-        self.repository.write_map(lock, self.top(), image, &segments, merged).map(Some)
+        let new = NewMap { image, segments: &segments, merged, sole: false };
+        self.repository.write_map(lock, self.top(), new).map(Some)
     }
 }

@@ -9,6 +9,8 @@
 //! Must stay true: an increment shadows what is below it, byte for byte; each parent is the very manifest its
 //! child was made on (hash); the memory needed does not grow with the device.
 
+mod between;
+mod compact;
 mod merge;
 mod prune;
 mod retention;
@@ -22,6 +24,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 pub use crate::repository::{Content, Piece, Stored};
+pub use between::{Between, between};
+pub use compact::{Compacted, Limits, compact};
 pub use merge::merge_if_longer;
 pub use prune::{Plan, Pruned, prune};
 pub use retention::Policy;
@@ -36,6 +40,8 @@ pub struct Chain {
     points: Vec<Manifest>,
     /// The last point's map, if the chain ends with one.
     map: Option<IndexReader>,
+    /// A point has a map that cannot be used: what lies below may have moved.
+    doubtful: bool,
 }
 
 impl std::fmt::Debug for Chain {
@@ -52,16 +58,17 @@ impl Chain {
     pub fn resolve(repository: &Repository, device: &DeviceId, point: PointId) -> Result<Self> {
         let (mut at, mut hash) = repository.manifest(device, point)?;
         let mapped = repository.mapped(device)?;
-        let (mut points, mut seen) = (Vec::new(), HashSet::new());
+        let (mut points, mut seen, mut doubtful) = (Vec::new(), HashSet::new(), false);
         loop {
             if !seen.insert(at.point) {
                 return Err(Error::new(Kind::Damaged, format!("chain of {point} runs in a circle")));
             }
             let map = usable_map(repository, &mapped, &at, hash)?;
+            doubtful |= map.is_none() && mapped.contains_key(&at.point);
             let (parent, ends) = (at.parent, map.is_some() || at.kind == PointKind::Full);
             points.push(at);
             if ends {
-                return Ok(Self { repository: repository.clone(), points, map });
+                return Ok(Self { repository: repository.clone(), points, map, doubtful });
             }
             let child = &points[points.len() - 1];
             let below = repository.parent_of(child)?;
@@ -74,6 +81,14 @@ impl Chain {
     /// The points: the asked one first, the full last.
     pub fn points(&self) -> &[Manifest] {
         &self.points
+    }
+
+    /// If a map could not be used: what lies below it is all there all the same.
+    ///
+    /// # Errors
+    /// [`Kind::Damaged`] if not.
+    fn expect_whole(&self) -> Result<()> {
+        if self.doubtful { self.repository.expect_segments(&self.image()?.1) } else { Ok(()) }
     }
 
     /// The asked point.

@@ -165,6 +165,7 @@ pub(crate) struct IndexReader {
     store: Arc<Store>,
     key: String,
     size: u64,
+    bytes: u64,
     footer: Arc<IndexFooter>,
 }
 
@@ -174,7 +175,7 @@ impl IndexReader {
         let key = asked.key.clone();
         let footer = Self::footer(store, asked).map_err(|e| lost(e).within(format!("open index {key}")))?;
         let (store, footer) = (Arc::clone(store), Arc::new(footer));
-        Ok(Self { store, key, size: asked.size, footer })
+        Ok(Self { store, key, size: asked.size, bytes: asked.told.len, footer })
     }
 
     fn footer(store: &Store, asked: &Asked<'_>) -> Result<IndexFooter> {
@@ -201,6 +202,11 @@ impl IndexReader {
     /// The segments its pieces name.
     pub(crate) fn segments(&self) -> &[SegmentRef] {
         &self.footer.segments
+    }
+
+    /// The object's length.
+    pub(crate) const fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// The object's key.

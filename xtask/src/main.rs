@@ -103,9 +103,9 @@ enum Verb {
     Vm {
         /// Which kernels; without a name: all of xtask/src/vm/kernels.rs
         kernels: Vec<String>,
-        /// Only cases whose name contains this
+        /// Only cases whose name contains this; may be given again
         #[arg(long)]
-        only: Option<String>,
+        only: Vec<String>,
         /// Put the results into docs/KERNELS.md
         #[arg(long, conflicts_with = "only")]
         write: bool,
@@ -158,8 +158,7 @@ fn act(verb: Verb) -> Result<()> {
             bench::bench(ws, name.as_deref(), rounds, keep, &note)
         }
         Verb::Vm { kernels, only, write, power_cuts, systemd, seed } => {
-            let only = only.as_deref();
-            vm::vm(ws, &vm::Wish { kernels: &kernels, only, write, power_cuts, systemd, seed })
+            vm::vm(ws, &vm::Wish { kernels: &kernels, only: &only, write, power_cuts, systemd, seed })
         }
         Verb::Docs => docs::docs(ws, &verbs()),
         Verb::Dist => dist::dist(ws),

@@ -27,7 +27,7 @@ const fn case(name: &'static str, expect: Fate, run: fn(&mut Trial) -> Result<()
     Case { name, expect, boot: "", run }
 }
 
-use Fate::{Refused, Suspect, Whole};
+use Fate::{Refused, Whole};
 
 /// In the order in which they run.
 pub const CASES: &[Case] = &[
@@ -110,14 +110,14 @@ pub const CASES: &[Case] = &[
     case("btrfs on SCSI", Whole, |t| {
         disk("scsi512").and_then(|path| file_system(t, &path, &files::KINDS[6]))
     }),
-    case("SCSI command written by SG_IO", Suspect, passthrough::sg_write),
-    case("SCSI WRITE SAME by SG_IO", Suspect, passthrough::sg_write_same),
-    case("NVMe write by io-passthru", Suspect, passthrough::nvme_write),
+    case("SCSI command written by SG_IO", Whole, passthrough::sg_write),
+    case("SCSI WRITE SAME by SG_IO", Whole, passthrough::sg_write_same),
+    case("NVMe write by io-passthru", Whole, passthrough::nvme_write),
     case("pmem (DAX)", Refused, special::pmem),
-    case("each verb with its capabilities, and one less", Whole, special::privileges),
-    // last: they need boots of their own
+    // a boot of its own for each of these
     locked("lockdown=integrity", |t| special::under_lockdown(t, "integrity")),
     locked("lockdown=confidentiality", |t| special::under_lockdown(t, "confidentiality")),
+    case("each verb with its capabilities, and one less", Whole, special::privileges),
 ];
 
 /// On a kernel that keeps root from changing it, or from reading it as well; the name is its word at boot.

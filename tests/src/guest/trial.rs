@@ -57,6 +57,14 @@ pub fn keep_programs() -> Result<()> {
     Ok(())
 }
 
+/// What the kernel has counted as written to a device, and discarded; `None` while something is on its way.
+fn written(device: &Path) -> Result<Option<(u64, u64)>> {
+    let path = Path::new("/sys/class/block").join(super::make::name(device)?).join("inflight");
+    let flying = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    let counts = device::kernel_counts(device)?;
+    Ok((flying.split_whitespace().nth(1) == Some("0")).then_some(counts))
+}
+
 /// A case under way.
 pub struct Trial {
     /// Where it keeps pins and state.
@@ -192,7 +200,7 @@ impl Trial {
     ///
     /// The list must hold what changed from the first image, taken after the last cut, to the second, taken before this
     /// one. A device that is written without our doing (metadata of a thin pool, a journal) changes around the cut as
-    /// well: so the next works begin with an image of their own, and what changed from the second one to that must
+    /// well: then the next works begin with an image of their own, and what changed from the second one to that must
     /// stand in this list or in the one that runs.
     pub fn judged(
         &mut self,
@@ -201,16 +209,21 @@ impl Trial {
         work: impl FnOnce(&mut Self) -> Result<()>,
     ) -> Result<Image> {
         work(self)?;
-        let after = Image::of(sight.device())?;
+        let device = sight.device().to_path_buf();
+        rustix::fs::fsync(&std::fs::File::open(&device)?).context("write back the page cache")?;
+        let written = written(&device)?;
+        let after = Image::of(&device)?;
         let cut = sight.cut()?;
-        let next = Image::of(sight.device())?;
-        let pending = sight.peek()?;
         let trusted = cut.suspect.is_empty();
         self.verdict("judged", &judge(&before, &after, &cut.extents), trusted);
-        let around = judge(&after, &next, &pending);
-        if !around.changed.is_empty() {
-            self.verdict("around the cut", &around, trusted);
-        }
+        let next = match written.is_some() && written == self::written(&device)? {
+            true => after,
+            false => {
+                let next = Image::of(&device)?;
+                self.verdict("around the cut", &judge(&after, &next, &sight.peek()?), trusted);
+                next
+            }
+        };
         self.suspect.extend(cut.suspect);
         sight.retire(cut.epoch)?;
         Ok(next)

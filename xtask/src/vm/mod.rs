@@ -36,8 +36,8 @@ use kernels::Kernel;
 pub struct Wish<'a> {
     /// Names of kernels; none: all.
     pub kernels: &'a [String],
-    /// Only cases whose name contains this.
-    pub only: Option<&'a str>,
+    /// Only cases whose name contains one of these; none: all.
+    pub only: &'a [String],
     /// Put the results into docs/KERNELS.md.
     pub write: bool,
     /// Not the cases, but so many power cuts.
@@ -60,7 +60,7 @@ pub fn impossible() -> Option<String> {
 
 /// Every case on every kernel.
 pub fn all(ws: &Workspace) -> Result<()> {
-    vm(ws, &Wish { kernels: &[], only: None, write: false, power_cuts: None, systemd: false, seed: None })
+    vm(ws, &Wish { kernels: &[], only: &[], write: false, power_cuts: None, systemd: false, seed: None })
 }
 
 /// Runs the cases; an error if one failed or came out otherwise than the table expects.
@@ -102,10 +102,11 @@ fn one_kernel(
 ) -> Result<Vec<String>> {
     let files = fetch::kernel(ws, kernel, tools)?;
     // kinds of runs may go on side by side
+    let seed = wish.seed.unwrap_or_else(clock);
     let kind = match (wish.power_cuts, wish.systemd) {
-        (Some(_), _) => "-power",
-        (_, true) => "-systemd",
-        _ => "",
+        (Some(_), _) => format!("-power-{seed}"),
+        (_, true) => "-systemd".into(),
+        _ => String::new(),
     };
     let bed = round::Bed::new(ws, &format!("{}{kind}", kernel.name))?;
     if wish.systemd {
@@ -114,19 +115,22 @@ fn one_kernel(
         return document::keep_systemd(ws, kernel.name, &files.version, &seen).map(|()| Vec::new());
     }
     let extent = if wish.power_cuts.is_some() { Extent::Little } else { Extent::Everything };
+    // what it is put together from is shared
+    let alone = fetch::alone(ws)?;
     let initramfs = initramfs::make(&files, tools, programs, extent, bed.logs())?;
+    drop(alone);
     say(format!("kernel {} ({})", kernel.name, files.version));
     if let Some(cuts) = wish.power_cuts {
-        let seed = wish.seed.unwrap_or_else(clock);
         let means =
             power::Means { bed: &bed, image: image::plain(&files), initramfs, blkdelta: &programs.blkdelta };
         return power::run(means, &files, cuts, seed).map(|()| Vec::new());
     }
-    let found = round::run(&bed, &files, &initramfs, wish.only)?;
+    let keep = |round: &round::Round| match wish.only {
+        [] => document::keep(ws, kernel.name, round),
+        _ => Ok(()),
+    };
+    let found = round::run(&bed, &files, &initramfs, wish.only, keep)?;
     found.print(kernel.name);
-    if wish.only.is_none() {
-        document::keep(ws, kernel.name, &found)?;
-    }
     Ok(found.failures(kernel.name))
 }
 

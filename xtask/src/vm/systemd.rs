@@ -8,11 +8,12 @@
 //! The words of README.md are followed: units copied, enabled, `track` once. Each check is a sentence that goes into
 //! docs/KERNELS.md; the first one that is not true ends the run.
 
+use super::fetch::{self, KernelFiles};
 use super::guest::Guest;
 use super::initramfs::{self, Extent};
 use super::machine::{Bus, Disk, Machine, Past};
 use super::round::Bed;
-use super::{fetch::KernelFiles, image, programs::Programs, system};
+use super::{image, programs::Programs, system};
 use crate::command::say;
 use crate::rig::process::sleep;
 use crate::workspace::Workspace;
@@ -40,9 +41,11 @@ pub fn run(
     tools: &Path,
     programs: &Programs,
 ) -> Result<Vec<String>> {
+    let alone = fetch::alone(ws)?;
     let initramfs = initramfs::make(files, tools, programs, Extent::Little, bed.logs())?;
     let disks = ["root", "data", "store"].map(|serial| Disk::new(bed.disks(), serial, Bus::Virtio));
     system::image(ws, programs, &disks[0].file, ROOT_MIB)?;
+    drop(alone);
     system::empty(&disks[1].file, "data", DATA_MIB)?;
     system::empty(&disks[2].file, "store", STORE_MIB)?;
     let machine = Machine {

@@ -14,7 +14,7 @@ use std::time::Duration;
 /// `merge`.
 #[derive(Debug, Args)]
 pub struct Merge {
-    /// Folder of the repository
+    /// Repository: a folder or s3://BUCKET/PREFIX
     #[arg(long, value_name = "REPO")]
     repo: String,
     /// Of which device `latest` is meant, where the repository holds several
@@ -31,7 +31,7 @@ pub struct Merge {
 /// `prune`.
 #[derive(Debug, Args)]
 pub struct Prune {
-    /// Folder of the repository
+    /// Repository: a folder or s3://BUCKET/PREFIX
     #[arg(long, value_name = "REPO")]
     repo: String,
     /// Only this device's points, as `list` names it; else each device by the same rules
@@ -70,7 +70,7 @@ pub struct Prune {
 }
 
 /// As a duration, but nothing is allowed.
-fn grace(text: &str) -> Result<Duration, String> {
+pub(super) fn grace(text: &str) -> Result<Duration, String> {
     if text == "0" { Ok(Duration::ZERO) } else { super::args::duration(text) }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::block::Granularity;
 use crate::format::Compression;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,6 +13,9 @@ pub struct Cli {
     /// What to do
     #[command(subcommand)]
     pub verb: Verb,
+    /// Of every verb
+    #[command(flatten)]
+    pub reach: super::reach::Reach,
 }
 
 const EXAMPLE: &str = "A first backup, from nothing:
@@ -71,8 +74,20 @@ pub enum Verb {
     /// Write a recovery point to a file or device
     #[command(after_help = "Examples:
   blkdelta restore --repo /backup --point latest disk.img
-  blkdelta restore --repo /backup --point 01JD3XQ8Z5W2M4T6Y8A0C2E4G6 /dev/sdc --verify")]
-    Restore(Restore),
+  blkdelta restore --repo /backup --point 01JD3XQ8Z5W2M4T6Y8A0C2E4G6 /dev/sdc --verify
+  blkdelta restore --repo /backup --point latest /dev/sda --to-same-device
+  blkdelta restore --repo /backup --point latest disk.img --range 0..1MiB --overwrite
+  blkdelta restore --repo /backup --point latest disk.img --partial --json")]
+    Restore(super::restoring::Restore),
+    /// Write the bytes of a recovery point to standard output
+    #[command(after_help = "Examples:
+  blkdelta cat --repo /backup --point latest | ssh host dd of=/dev/sdc bs=1M
+  blkdelta cat --repo /backup --point latest --range 0..512 | xxd")]
+    Cat(super::exporting::Cat),
+    /// Write a recovery point as an image of another format
+    #[command(after_help = "Example:
+  blkdelta export --repo /backup --point latest --format qcow2 disk.qcow2")]
+    Export(super::exporting::Export),
     /// Make a point independent of the points below it; moves no data
     #[command(after_help = "Example:\n  blkdelta merge --repo /backup --up-to latest")]
     Merge(super::keeping::Merge),
@@ -95,7 +110,7 @@ impl Verb {
     pub const fn looks_at_the_kernel(&self) -> bool {
         match self {
             Self::List(_) | Self::Check(_) | Self::Merge(_) | Self::Prune(_) => false,
-            Self::Compact(_) | Self::Restore(_) => false,
+            Self::Compact(_) | Self::Restore(_) | Self::Cat(_) | Self::Export(_) => false,
             Self::Diff(diff) => diff.between.is_none(),
             _ => true,
         }
@@ -153,8 +168,8 @@ pub struct Diff {
     /// in runs of at most 64 KiB
     #[arg(long, num_args = 2, value_names = ["A", "B"], requires = "repo")]
     pub between: Option<Vec<String>>,
-    /// Folder of the repository of the two points
-    #[arg(long, value_name = "REPO", requires = "between")]
+    /// Repository of the two points
+    #[arg(long, value_name = "REPO", requires = "between", conflicts_with = "device")]
     pub repo: Option<String>,
     /// Read what the two points hold where their hashes differ, and list only blocks of 4 KiB that differ
     #[arg(long, requires = "between")]
@@ -170,7 +185,7 @@ pub struct Making {
     /// A tracked device
     #[arg(value_name = "DEV")]
     pub device: PathBuf,
-    /// Folder of the repository; made if it is not there
+    /// Repository: a folder or s3://BUCKET/PREFIX; made if it is not there
     #[arg(long, value_name = "REPO")]
     pub repo: String,
     /// Never freeze a file system; the point is then crash consistent or fuzzy, and says so
@@ -245,7 +260,7 @@ pub struct Audit {
     /// A tracked device
     #[arg(value_name = "DEV")]
     pub device: PathBuf,
-    /// Folder of the repository that holds its last point
+    /// Repository that holds its last point: a folder, or where else it lies
     #[arg(long, value_name = "REPO")]
     pub repo: String,
     /// This part of the device, where the last audit ended; begins anew at its end
@@ -262,64 +277,9 @@ pub struct Audit {
 /// `list`.
 #[derive(Debug, Args)]
 pub struct List {
-    /// Folder of the repository
+    /// Repository: a folder, s3://BUCKET/PREFIX, or https://HOST/PATH to read
     #[arg(long, value_name = "REPO")]
     pub repo: String,
-    /// For programs
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// How a file target is laid out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Sparse {
-    /// Leave holes where the point is zero
-    Always,
-    /// Write zeros out
-    Never,
-}
-
-/// `restore`.
-#[derive(Debug, Args)]
-pub struct Restore {
-    /// Folder of the repository
-    #[arg(long, value_name = "REPO")]
-    pub repo: String,
-    /// Id of a point as `list` prints it, or `latest`
-    #[arg(long, value_name = "ID")]
-    pub point: String,
-    /// Of which device `latest` is meant, where the repository holds several
-    #[arg(long, value_name = "ID")]
-    pub device: Option<String>,
-    /// File or block device to write
-    #[arg(value_name = "TARGET")]
-    pub target: PathBuf,
-    /// Holes in a file target
-    #[arg(
-        long,
-        value_enum,
-        default_value = "always",
-        default_missing_value = "always",
-        num_args = 0..=1,
-        require_equals = true,
-        value_name = "WHEN"
-    )]
-    pub sparse: Sparse,
-    /// Replace a file that is there and not empty
-    #[arg(long)]
-    pub overwrite: bool,
-    /// Write a device that is mounted or otherwise in use
-    #[arg(long)]
-    pub allow_in_use: bool,
-    /// Write a device that is itself tracked
-    #[arg(long)]
-    pub allow_tracked: bool,
-    /// Write a device that is smaller than the point; what does not fit is lost
-    #[arg(long)]
-    pub allow_smaller: bool,
-    /// Read everything back and compare
-    #[arg(long)]
-    pub verify: bool,
     /// For programs
     #[arg(long)]
     pub json: bool,
@@ -328,7 +288,7 @@ pub struct Restore {
 /// `check`.
 #[derive(Debug, Args)]
 pub struct Check {
-    /// Folder of the repository
+    /// Repository: a folder, s3://BUCKET/PREFIX, or https://HOST/PATH to read
     #[arg(long, value_name = "REPO")]
     pub repo: String,
     /// Read and verify every stored byte, not only the structure
@@ -440,8 +400,16 @@ mod tests {
             "blkdelta list --repo /r --json",
             "blkdelta restore --repo /r --point latest --sparse=never x.img",
             "blkdelta restore --repo /r --point latest --sparse x.img --verify",
+            "blkdelta restore --repo /r --point latest /dev/a --to-same-device --verify",
+            "blkdelta restore --repo /r --point latest x.img --resume --partial --json",
+            "blkdelta restore --repo /r --point latest x.img --range 1MiB..1GiB --overwrite",
+            "blkdelta cat --repo /r --point latest --range ..512",
+            "blkdelta export --repo /r --point latest --format raw x.img",
+            "blkdelta export --repo /r --point latest --format qcow2 --compress x.qcow2 --json",
             "blkdelta check --repo /r --read-data",
             "blkdelta merge --repo /r --device d --up-to latest --json",
+            "blkdelta backup /dev/a --repo s3://b/p --s3-endpoint http://h:9000 --bandwidth 50MiB/s --retry-for 1m",
+            "blkdelta prune --repo s3://b/p?profile=pruner --keep-last 3 --break-lock",
             "blkdelta compact --repo /r --dead 60% --max-bytes 20GiB --bandwidth 50MiB --grace 0 --dry-run --json",
             "blkdelta prune --repo /r --keep-last 3 --keep-hourly 1 --keep-within 7d --dry-run",
         ] {
@@ -477,6 +445,11 @@ mod tests {
             "blkdelta watch /d --repo r --every 0s",
             "blkdelta watch /d --repo r --every 99999999999999999h",
             "blkdelta restore --repo r x.img",
+            "blkdelta restore --repo r --point latest x.img --range 5",
+            "blkdelta restore --repo r --point latest x.img --range 5..5",
+            "blkdelta restore --repo r --point latest x.img --range 7K..1K",
+            "blkdelta restore --repo r --point latest x.img --range 1..2 --allow-smaller",
+            "blkdelta export --repo r --point latest x.img",
         ] {
             assert_eq!(parse(line).expect_err(line).exit_code(), 2, "{line}");
         }

@@ -7,6 +7,7 @@ mod args;
 mod auditing;
 mod compacting;
 mod comparing;
+mod exporting;
 mod keeping;
 mod listing;
 mod living;
@@ -14,6 +15,7 @@ mod making;
 mod monitor;
 mod output;
 mod progress;
+mod reach;
 mod restoring;
 mod show;
 mod tracking;
@@ -38,6 +40,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<Ending> {
+    cli.reach.choose();
     if cli.verb.looks_at_the_kernel() {
         // what an older version left in the kernel is taken over before anybody looks at it
         crate::tracker::migrate(&crate::tracker::Places::from_env())?;
@@ -59,5 +62,7 @@ fn run(cli: Cli) -> Result<Ending> {
         Verb::Prune(args) => keeping::prune(&args),
         Verb::Compact(args) => compacting::compact(&args),
         Verb::Restore(args) => restoring::restore(&args),
+        Verb::Cat(args) => exporting::cat(&args),
+        Verb::Export(args) => exporting::export(&args),
     }
 }

@@ -155,16 +155,14 @@ fn a_host_writes_what_only_the_owner_reads() -> Result<()> {
     care.home.ok(words(&["check", "--read-data"], &care.repo, &["--key-file", owner]))?;
     let listed = care.home.json(words(&["list"], &care.repo, &["--key-file", write]))?;
     ensure!(listed[0]["path"] == device.path().display().to_string(), "{listed}");
-    let path = device.path().display().to_string();
-    for file in files_below(&care.repo)? {
-        let bytes = std::fs::read(&file)?;
-        for word in [path.as_str(), "disk", "consistency"] {
-            let shows = bytes.windows(word.len()).any(|w| w == word.as_bytes());
-            ensure!(
-                !shows && !file.display().to_string().ends_with(word),
-                "{word} shows in {}",
-                file.display()
-            );
+    nothing_shows(&care.repo, &[&device.path().display().to_string(), "consistency"])
+}
+
+fn nothing_shows(repo: &Path, words: &[&str]) -> Result<()> {
+    for file in files_below(repo)? {
+        let (bytes, name) = (std::fs::read(&file)?, file.display().to_string());
+        for word in words {
+            ensure!(!bytes.windows(word.len()).any(|w| w == word.as_bytes()), "{word} shows in {name}");
         }
     }
     Ok(())

@@ -21,7 +21,7 @@ use crate::chain::Chain;
 use crate::diff::{self, Look};
 use crate::error::{Error, Kind, Result};
 use crate::format::{DeviceId, DeviceIdent, Geometry, PointId};
-use crate::job::{Show, identify, standing};
+use crate::job::{Show, identify_in, standing};
 use crate::repository::Repository;
 use crate::source::{LiveDevice, Source};
 use crate::sys::device::BlockDevice;
@@ -123,8 +123,7 @@ struct Audit<'a> {
 impl<'a> Audit<'a> {
     fn begin(places: &'a Places, path: &'a Path, repo: &'a Repository) -> Result<Self> {
         let look = diff::look(places, path)?;
-        let mut device = identify(&BlockDevice::open(path)?);
-        device.id = repo.device_name(&device.id);
+        let device = identify_in(repo, &BlockDevice::open(path)?);
         let source = LiveDevice::open(path)?;
         let comparison = Comparison::with(chain_of(&device.id, &source, &look, path, repo)?)?;
         let mismatches = ExtentSet::new();

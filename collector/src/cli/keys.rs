@@ -113,48 +113,52 @@ struct Made {
 
 /// Makes a repository.
 pub fn init(args: &Init, source: &Source) -> anyhow::Result<Ending> {
-    let mut keys: Vec<(NewKey, String)> =
-        args.recipient.iter().map(|public| (NewKey::Recipient(*public), String::new())).collect();
-    let encrypt = args.encrypt || !keys.is_empty();
-    if !encrypt && source.meant() {
-        let text = "a key was given, but not that the repository is to be encrypted";
-        return Err(Error::new(Kind::Usage, text).hint("say --encrypt, or leave the key away").into());
-    }
-    if let Some(file) = source.key_file().filter(|_| encrypt) {
-        keys.push((NewKey::Recipient(public_of(file)?), String::new()));
-    }
-    if args.encrypt && (keys.is_empty() || source.gives_passphrase()) {
-        keys.push((NewKey::Passphrase(source.fresh_passphrase()?), String::new()));
-    }
-    if keys.is_empty() && args.write_key.is_some() {
-        return Err(Error::new(Kind::Usage, "--write-key: the repository is not to be encrypted").into());
-    }
-    if let Some(file) = args.write_key.as_deref().filter(|file| file.exists()) {
-        return Err(exists(file).into());
+    let keys = wanted_keys(args, source)?;
+    let encrypted = !keys.is_empty();
+    if let Some(file) = args.write_key.as_deref() {
+        if !encrypted {
+            return Err(Error::new(Kind::Usage, "--write-key: the repository is not to be encrypted").into());
+        }
+        if file.exists() {
+            return Err(exists(file).into());
+        }
     }
     let (repo, opened) = Repository::create_with(&args.repo, keys)?;
     if let (Some(file), Some(opened)) = (&args.write_key, &opened) {
         write_new(file, &opened.write_key()?.encode()?)?;
     }
-    let made = Made {
-        repository: repo.uuid().to_string(),
-        encrypted: encrypt,
-        keys: opened.as_ref().map(Opened::list).unwrap_or_default(),
-    };
+    let keys = opened.as_ref().map(Opened::list).unwrap_or_default();
+    let made = Made { repository: repo.uuid().to_string(), encrypted, keys };
     if args.json {
         print_json(&made)?;
         return Ok(Ending::Fine);
     }
-    let how = if encrypt {
-        "encrypted; without one of these keys nothing in it can be read:"
-    } else {
-        "not encrypted"
+    let how = match encrypted {
+        true => "encrypted; without one of these keys nothing in it can be read:",
+        false => "not encrypted",
     };
     print(&format!("repository {} in {}: {how}\n", made.repository, args.repo))?;
-    if encrypt {
+    if encrypted {
         print(&table(&made.keys))?;
     }
     Ok(Ending::Fine)
+}
+
+/// The keys of a new repository; none: it is not to be encrypted.
+fn wanted_keys(args: &Init, source: &Source) -> Result<Vec<(NewKey, String)>> {
+    let mut keys: Vec<NewKey> = args.recipient.iter().copied().map(NewKey::Recipient).collect();
+    let encrypt = args.encrypt || !keys.is_empty();
+    if !encrypt && source.meant() {
+        let text = "a key was given, but not that the repository is to be encrypted";
+        return Err(Error::new(Kind::Usage, text).hint("say --encrypt, or leave the key away"));
+    }
+    if let Some(file) = source.key_file().filter(|_| encrypt) {
+        keys.push(NewKey::Recipient(public_of(file)?));
+    }
+    if args.encrypt && (keys.is_empty() || source.gives_passphrase()) {
+        keys.push(NewKey::Passphrase(source.fresh_passphrase()?));
+    }
+    Ok(keys.into_iter().map(|key| (key, String::new())).collect())
 }
 
 /// Does what `key` asks for.

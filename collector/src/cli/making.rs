@@ -97,10 +97,8 @@ fn make(args: &Making, full: bool, show: &dyn Show) -> Result<Outcome> {
     }
     let source = LiveDevice::open(&args.device)?;
     let repo = Repository::open_or_create(&args.repo)?;
-    let mut ident = job::identify(&device);
-    ident.id = repo.device_name(&ident.id);
     let subject = Subject {
-        ident,
+        ident: job::identify_in(&repo, &device),
         number: Some(device.dev),
         physical_block: device.physical_block,
         granularity: epochs.state().granularity,
@@ -108,12 +106,7 @@ fn make(args: &Making, full: bool, show: &dyn Show) -> Result<Outcome> {
         survey: &DeviceSurvey(args.device.clone()),
     };
     let outcome = job::backup(&subject, &mut epochs, &repo, &wishes, show)?;
-    if let Err(error) = memory().note(&repo, &outcome.manifest) {
-        say(&format!(
-            "the point is made; that the repository goes back could not be noticed: {}",
-            error.in_full()
-        ));
-    }
+    remember(&repo, &outcome);
     if let Some(most) = args.merge_every
         && let Err(error) = chain::merge_if_longer(&repo, &subject.ident.id, outcome.manifest.point, most)
     {
@@ -121,6 +114,13 @@ fn make(args: &Making, full: bool, show: &dyn Show) -> Result<Outcome> {
         say(&format!("point {} was not merged: {error}", outcome.manifest.point));
     }
     Ok(outcome)
+}
+
+fn remember(repo: &Repository, outcome: &Outcome) {
+    if let Err(error) = memory().note(repo, &outcome.manifest) {
+        let why = error.in_full();
+        say(&format!("the point is made; that the repository goes back could not be noticed: {why}"));
+    }
 }
 
 fn ending(outcome: &Outcome) -> Ending {

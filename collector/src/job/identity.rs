@@ -6,6 +6,7 @@
 //! the epochs, exactly (museum M14).
 
 use crate::format::{DeviceId, DeviceIdent};
+use crate::repository::Repository;
 use crate::sys::device::BlockDevice;
 use std::collections::BTreeMap;
 
@@ -23,6 +24,12 @@ pub fn identify(device: &BlockDevice) -> DeviceIdent {
     };
     let id = DeviceId::derive(&name, &identity);
     DeviceIdent { id, path: device.path.display().to_string(), facts }
+}
+
+/// The same, with the name that the device has in a repository: one that tells nothing, if it is encrypted.
+pub fn identify_in(repo: &Repository, device: &BlockDevice) -> DeviceIdent {
+    let ident = identify(device);
+    DeviceIdent { id: repo.device_name(&ident.id), ..ident }
 }
 
 /// A readable name and the identity of the whole disk.

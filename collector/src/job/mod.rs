@@ -23,7 +23,7 @@ mod watch;
 
 pub use backup::{DeviceSurvey, Outcome, Subject, Survey, Wishes, backup};
 pub use ground::standing;
-pub use identity::identify;
+pub use identity::{identify, identify_in};
 pub use ledger::Ledger;
 pub use watch::watch;
 

@@ -57,9 +57,6 @@ pub struct Damage {
 pub fn check(repo: &Repository, read_data: bool, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
     let (found, users, waiting) = (BTreeMap::new(), HashMap::new(), BTreeSet::new());
     let mut check = Check { repo, found, users, waiting, report: Report::default() };
-    for (object, what) in repo.ring_damage()? {
-        check.damage(&object, what, []);
-    }
     let points = check.points()?;
     let mut indexes = Vec::new();
     for (manifest, map) in &points {
@@ -129,9 +126,12 @@ impl Check<'_> {
         }
     }
 
-    /// Every manifest, and its map or, without one, its parent. Dropped points too: until they are swept, others
+    /// The key ring; every manifest, and its map or, without one, its parent. Dropped points too: until they are swept, others
     /// may stand on them.
     fn points(&mut self) -> Result<Vec<(Manifest, Option<PointMap>)>> {
+        for (object, what) in self.repo.ring_damage()? {
+            self.damage(&object, what, []);
+        }
         let mut good = Vec::new();
         let mut mapped: BTreeMap<DeviceId, BTreeMap<PointId, u32>> = BTreeMap::new();
         for entry in self.repo.all_points()? {

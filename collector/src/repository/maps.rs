@@ -130,12 +130,16 @@ impl Repository {
             tool: tool(),
         };
         lock.holds()?;
+        self.commit_map(&map)?;
+        Ok(map)
+    }
+
+    fn commit_map(&self, map: &PointMap) -> Result<()> {
+        let key = keys::map_commit(&map.device, map.point, map.number);
         failpoint("repo.map.put")?;
-        let key = keys::map_commit(device, point, number);
         self.store().put_new(&key, map.encode_in(self.cover(&key))?.into())?;
         self.store().in_place()?;
-        failpoint("repo.map.stored")?;
-        Ok(map)
+        failpoint("repo.map.stored")
     }
 }
 

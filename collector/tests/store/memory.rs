@@ -66,12 +66,22 @@ fn an_earlier_state_or_a_removed_point_is_said_and_a_pruned_one_is_not() {
     becomes(&folder, &earlier);
     let said = memory.look(&open()).unwrap();
     assert!(said.len() == 1 && said[0].contains("gone back"), "{said:?}");
-    // another repository in its place
+}
+
+#[test]
+fn another_repository_is_said_and_a_lost_memory_is_no_harm() {
+    let (dir, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let folder = dir.path().join("repo");
+    let open = || Repository::open(folder.to_str().unwrap()).unwrap();
+    let memory = Memory::at(home.path());
+    let repo = Repository::create(folder.to_str().unwrap()).unwrap();
+    let made = Model::new("disk", 1 << 20).back_up(&repo, None, &[WRITE]).unwrap();
+    memory.note(&repo, &made).unwrap();
     fs::remove_dir_all(&folder).unwrap();
     Repository::create(folder.to_str().unwrap()).unwrap();
     let said = memory.look(&open()).unwrap();
     assert!(said.len() == 1 && said[0].contains("now it is"), "{said:?}");
-    // a memory that cannot be read costs the notice and no more
+    // one that cannot be read costs the notice and no more
     for file in fs::read_dir(home.path().join("known")).unwrap() {
         put(file.unwrap().path(), b"{").unwrap();
     }

@@ -334,18 +334,18 @@ fn a_frame_at_another_place_or_of_another_time_is_not_taken() {
     let records = |x: &mut Vec<u8>, y: &[u8]| x[68..at].copy_from_slice(&y[68..at]);
     for attack in 0..4 {
         let (mut x, mut y) = (a.clone(), b.clone());
-        match attack {
-            0 => swap_between(&mut x, &b),
-            1 => swap_inside(&mut x),
-            2 => {
-                // with the records of the other's session, so that the key is found
-                swap_between(&mut x, &b);
-                records(&mut x, &b);
-            }
-            _ => {
-                records(&mut x, &b);
-                records(&mut y, &a);
-            }
+        if attack == 1 {
+            swap_inside(&mut x);
+        }
+        if attack == 0 || attack == 2 {
+            swap_between(&mut x, &b);
+        }
+        // with the records of the other's session, so that the key is found
+        if attack >= 2 {
+            records(&mut x, &b);
+        }
+        if attack == 3 {
+            records(&mut y, &a);
         }
         put(&segments[0], &x).unwrap();
         put(&segments[1], &y).unwrap();

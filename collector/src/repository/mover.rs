@@ -9,6 +9,7 @@ use super::{Repository, Stored};
 use crate::block::Extent;
 use crate::error::Result;
 use crate::format::{EncodedFrame, SegmentId, SegmentRef, damaged};
+use crate::seal::{METADATA_OVERHEAD, RECORD};
 use std::collections::HashMap;
 
 /// Sessions whose frames one new segment may hold, in an encrypted repository: 25 KiB of 32 MiB.
@@ -34,6 +35,12 @@ pub(crate) struct Moved {
 }
 
 impl Repository {
+    /// Bytes of a segment of moved frames that only sealing needs.
+    pub(crate) fn sealing_overhead(&self) -> u64 {
+        let sealed = 4 + u64::from(SESSIONS) * RECORD as u64 + METADATA_OVERHEAD as u64;
+        if self.rights().is_some() { sealed } else { 0 }
+    }
+
     /// Begins to move frames of the locked device.
     pub(crate) fn mover(&self, lock: &DeviceLock) -> Result<Mover> {
         let filler = Filler::start(self, SESSIONS)?;

@@ -52,6 +52,7 @@ impl Survey {
     /// Looks at all points of a device, dropped ones too.
     pub fn take(points: &Points<'_>, dead: f64, but: &BTreeMap<SegmentId, String>) -> Result<Self> {
         let shown = shown(points)?;
+        let share = Share { dead, fixed: FIXED + points.repo.sealing_overhead() };
         let mut most: HashMap<SegmentId, (SegmentRef, Live)> = HashMap::new();
         for one in &shown {
             for (segment, live) in one.index.segments().iter().zip(live_of(&one.index)?) {
@@ -61,9 +62,9 @@ impl Survey {
                 }
             }
         }
-        most.retain(|id, (segment, live)| !but.contains_key(id) && live.mostly_dead(segment, dead));
-        drop_the_unworthy(&shown, &mut most);
-        let victims = victims(&shown, &most, dead)?;
+        most.retain(|id, (segment, live)| !but.contains_key(id) && live.mostly_dead(segment, share));
+        drop_the_unworthy(&shown, &mut most, share);
+        let victims = victims(&shown, &most, share)?;
         let index_bytes = shown.iter().map(|one| one.bytes).sum();
         let shown = shown.into_iter().map(|one| {
             (one.point, one.index.segments().iter().map(|s| s.id).collect::<HashSet<SegmentId>>())
@@ -80,14 +81,24 @@ struct Live {
 }
 
 impl Live {
-    fn mostly_dead(&self, segment: &SegmentRef, share: f64) -> bool {
-        let dead = dead_bytes(segment, self.bytes, self.frames);
-        dead > 0 && dead as f64 >= share * segment.len as f64
+    fn mostly_dead(&self, segment: &SegmentRef, share: Share) -> bool {
+        let dead = share.dead_bytes(segment, *self);
+        dead > 0 && dead as f64 >= share.dead * segment.len as f64
     }
 }
 
-fn dead_bytes(segment: &SegmentRef, live: u64, frames: u64) -> u64 {
-    segment.len.saturating_sub(live + FIXED + PER_FRAME * frames)
+/// From when on a segment is mostly dead.
+#[derive(Clone, Copy)]
+struct Share {
+    dead: f64,
+    /// Bytes of a segment that are neither frames nor dead.
+    fixed: u64,
+}
+
+impl Share {
+    fn dead_bytes(self, segment: &SegmentRef, live: Live) -> u64 {
+        segment.len.saturating_sub(live.bytes + self.fixed + PER_FRAME * live.frames)
+    }
 }
 
 /// The index that shows each point: its map, else its own. A map that cannot be used stops everything.
@@ -115,12 +126,12 @@ fn shown(points: &Points<'_>) -> Result<Vec<Shown>> {
 }
 
 /// Takes out segments of points for which a map of their own would cost more than it frees.
-fn drop_the_unworthy(shown: &[Shown], most: &mut HashMap<SegmentId, (SegmentRef, Live)>) {
+fn drop_the_unworthy(shown: &[Shown], most: &mut HashMap<SegmentId, (SegmentRef, Live)>, share: Share) {
     for one in shown {
         let Some(map_bytes) = one.map_bytes else { continue };
         let named: BTreeSet<SegmentId> = one.index.segments().iter().map(|s| s.id).collect();
         let found = named.iter().filter_map(|id| most.get(id));
-        let freed: u64 = found.map(|(s, live)| dead_bytes(s, live.bytes, live.frames)).sum();
+        let freed: u64 = found.map(|(s, live)| share.dead_bytes(s, *live)).sum();
         if freed < map_bytes.saturating_mul(WORTH) {
             most.retain(|id, _| !named.contains(id));
         }
@@ -131,7 +142,7 @@ fn drop_the_unworthy(shown: &[Shown], most: &mut HashMap<SegmentId, (SegmentRef,
 fn victims(
     shown: &[Shown],
     candidates: &HashMap<SegmentId, (SegmentRef, Live)>,
-    dead: f64,
+    share: Share,
 ) -> Result<Vec<Victim>> {
     let mut live: HashMap<SegmentId, Vec<(u32, u32)>> =
         candidates.keys().map(|id| (*id, Vec::new())).collect();
@@ -158,7 +169,7 @@ fn victims(
         let Some((segment, _)) = candidates.get(&id) else { continue };
         let live_bytes = frames.iter().map(|f| u64::from(f.1)).sum();
         let counted = Live { bytes: live_bytes, frames: frames.len() as u64 };
-        if counted.mostly_dead(segment, dead) {
+        if counted.mostly_dead(segment, share) {
             let live = frames.into_iter().map(|f| f.0).collect();
             victims.push(Victim { segment: *segment, live, live_bytes });
         }

@@ -16,8 +16,15 @@ struct Made {
 
 impl Made {
     fn new() -> Self {
+        Self::encrypted(false)
+    }
+
+    fn encrypted(encrypted: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let repo = Repository::create(dir.path().to_str().unwrap()).unwrap();
+        let public = || crate::seal::PrivateKey::generate().unwrap().public().unwrap();
+        let keys = encrypted.then(|| (crate::format::NewKey::Recipient(public()), String::new()));
+        let made = Repository::create_with(dir.path().to_str().unwrap(), keys.into_iter().collect());
+        let (repo, _) = made.unwrap();
         Self { repo, points: Vec::new(), image: vec![0; SIZE], _dir: dir }
     }
 
@@ -98,8 +105,8 @@ fn deed() -> impl Strategy<Value = Deed> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
     #[test]
-    fn what_stays_gives_back_the_same_bytes(deeds in prop::collection::vec(deed(), 1..12)) {
-        let mut made = Made::new();
+    fn what_stays_gives_back_the_same_bytes(deeds in prop::collection::vec(deed(), 1..12), encrypted: bool) {
+        let mut made = Made::encrypted(encrypted);
         made.add(true, &[vec![(0, 40, 200)]]);
         for deed in deeds {
             match deed {

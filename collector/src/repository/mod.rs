@@ -29,17 +29,19 @@ mod overlay;
 mod points;
 mod read;
 mod run;
+mod share;
 mod store;
 mod superseded;
 mod upload;
 mod writer;
 
-pub use check::{Damage, Report, check};
+pub use check::{Damage, Report, check, check_some};
 pub use drop::Swept;
 pub use lock::DeviceLock;
 pub use open::Repository;
 pub use points::{PointEntry, PointState};
 pub use read::{Content, Piece, Stored};
+pub use share::{Read, Share};
 pub use superseded::Freed;
 pub use writer::{FinishInfo, NewPoint, PointWriter};
 

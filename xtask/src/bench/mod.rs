@@ -5,6 +5,7 @@
 //! and the README.
 
 mod bed;
+mod chains;
 mod document;
 mod full;
 mod incremental;
@@ -28,7 +29,7 @@ struct Benchmark {
     run: fn(&Path, usize) -> Result<Findings>,
 }
 
-const BENCHMARKS: [Benchmark; 4] = [
+const BENCHMARKS: [Benchmark; 5] = [
     Benchmark {
         name: "track",
         about: "the price of tracking: time in the programs, rates and latencies, memory, cuts, other ways",
@@ -41,6 +42,11 @@ const BENCHMARKS: [Benchmark; 4] = [
         run: incremental::run,
     },
     Benchmark { name: "restore", about: "a restore against qemu-img convert back to raw", run: restore::run },
+    Benchmark {
+        name: "repo",
+        about: "chains of 1 to 1,000 points, and indexes of devices of up to 10 TiB",
+        run: chains::run,
+    },
 ];
 
 /// What becomes of the results.
@@ -74,6 +80,9 @@ pub fn bench(ws: &Workspace, name: Option<&str>, rounds: usize, keep: Keep, note
     let program = build(ws)?;
     if chosen.iter().any(|benchmark| benchmark.name == "track") {
         track::build_meter(ws)?;
+    }
+    if chosen.iter().any(|benchmark| benchmark.name == "repo") {
+        chains::build_archive(ws)?;
     }
     process::listen()?;
     for benchmark in chosen {

@@ -2,6 +2,7 @@
 
 mod between;
 mod pruning;
+mod thousand;
 
 use super::*;
 use crate::block::{Extent, ExtentSet, Granularity};

@@ -21,7 +21,7 @@ use std::path::PathBuf;
 /// `check`.
 #[derive(Debug, Args)]
 pub struct Check {
-    /// Folder of the repository
+    /// Repository: a folder, s3://BUCKET/PREFIX, or https://HOST/PATH to read
     #[arg(long, value_name = "REPO")]
     repo: String,
     /// Read and verify every stored byte, not only the structure; with =10% the next tenth of it, where the last such

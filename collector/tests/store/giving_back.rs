@@ -248,7 +248,7 @@ fn a_rotating_check_reads_everything_in_a_round() {
     let mut frames = 0;
     let mut rounds = 0;
     for step in 0..3 {
-        let (code, report) = check("--read-data=1%");
+        let (code, report) = check("--read-data=0.1%");
         assert_eq!(code, Some(0), "{report}");
         assert_eq!(report["share"]["segments"], 1, "{step}: {report}");
         frames += report["frames"].as_u64().unwrap();
@@ -258,7 +258,7 @@ fn a_rotating_check_reads_everything_in_a_round() {
     // one damaged segment of three: two shares do not see it, one does
     let victim = crate::partial::files(&folder.join("seg")).remove(1);
     crate::partial::damage(&victim, 2, 70);
-    let mut codes: Vec<_> = (0..3).map(|_| check("--read-data=1%").0).collect();
+    let mut codes: Vec<_> = (0..3).map(|_| check("--read-data=0.1%").0).collect();
     codes.sort_unstable();
     assert_eq!(codes, [Some(0), Some(0), Some(3)]);
 }

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //!   blkdelta-archive chain REPO IMAGE LINKS BYTES   a full of IMAGE, and increments of BYTES each in runs of 4 to 64 KiB
+//!   blkdelta-archive verify REPO IMAGE LINKS BYTES  the points of such a chain hold what was written to it
 //!   blkdelta-archive full REPO BYTES                a full of a device of BYTES, every cell used, of made-up frames
 //!   blkdelta-archive resolve REPO POINT             traces a point and walks all of its pieces
 //! ```
 //! Each prints one JSON object. Nothing is tracked, nothing needs root.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use collector::block::{Extent, Granularity};
 use collector::chain::Chain;
 use collector::format::{
@@ -25,6 +26,7 @@ fn main() -> Result<()> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let said = match words[..] {
         ["chain", repo, image, links, bytes] => chain(repo, image, links.parse()?, bytes.parse()?)?,
+        ["verify", repo, image, links, bytes] => verify(repo, image, links.parse()?, bytes.parse()?)?,
         ["full", repo, bytes] => full(repo, bytes.parse()?)?,
         ["resolve", repo, point] => resolve(repo, point)?,
         _ => bail!("usage: blkdelta-archive chain|full|resolve WORDS"),
@@ -91,6 +93,41 @@ fn chain(repo: &str, image: &str, links: u64, bytes: u64) -> Result<Value> {
         ids.push(point.to_string());
     }
     Ok(json!({ "points": ids }))
+}
+
+/// Plays the same changes again, and compares points on the way, the last among them.
+fn verify(repo: &str, image: &str, links: u64, bytes: u64) -> Result<Value> {
+    let mut image = std::fs::read(image).with_context(|| format!("read {image}"))?;
+    let repo = Repository::open(repo)?;
+    let points = repo.points()?;
+    ensure!(points.len() as u64 == links, "{} points, not {links}", points.len());
+    let mut random = Random::new(4);
+    let mut compared = 0;
+    for link in 0..links {
+        if link > 0 {
+            change(&mut image, bytes, &mut random);
+        }
+        if link % (links / 3).max(1) == 0 || link + 1 == links {
+            ensure!(
+                content(&repo, points[link as usize].id)? == image,
+                "point {} holds other bytes",
+                link + 1
+            );
+            compared += 1;
+        }
+    }
+    Ok(json!({ "compared": compared }))
+}
+
+fn content(repo: &Repository, point: PointId) -> Result<Vec<u8>> {
+    let chain = Chain::resolve(repo, &device()?, point)?;
+    let mut bytes = vec![0; chain.top().geometry.size as usize];
+    let pieces = chain.pieces()?.collect::<Result<Vec<_>, _>>()?;
+    repo.read_pieces(&pieces, &mut |extent, content| {
+        bytes[extent.offset as usize..extent.end() as usize].copy_from_slice(content);
+        Ok(())
+    })?;
+    Ok(bytes)
 }
 
 /// Puts content from elsewhere in the image over random runs; where, sorted and apart.

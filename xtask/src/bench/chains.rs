@@ -54,6 +54,7 @@ fn chains(program: &Path, archive: &Path, rounds: usize) -> Result<(String, Vec<
     let image = bed.scratch.join("source.img");
     let (links, change) = (LINKS.to_string(), CHANGE.to_string());
     let (made, _) = asked(archive, &["chain", utf8(&repo)?, utf8(&image)?, &links, &change])?;
+    asked(archive, &["verify", utf8(&repo)?, utf8(&image)?, &links, &change])?;
     let point = |n: usize| made["points"][n - 1].as_str().map(str::to_owned).context("points of the chain");
     let restore = |id: &str| -> Result<Sample> {
         bed.forget("back.img")?;

@@ -2,7 +2,6 @@
 
 mod between;
 mod pruning;
-mod thousand;
 
 use super::*;
 use crate::block::{Extent, ExtentSet, Granularity};

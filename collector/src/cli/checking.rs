@@ -147,6 +147,11 @@ fn words(report: &Report, read: Read) -> String {
         report.frames,
         bytes(report.bytes_read)
     );
+    if report.sealed_frames > 0 {
+        let n = report.sealed_frames;
+        text +=
+            &format!("{n} frames are there to the byte, but not looked into: this key cannot read them\n");
+    }
     if report.unreferenced > 0 {
         text +=
             &format!("{} segments belong to no point (left by backups that failed)\n", report.unreferenced);

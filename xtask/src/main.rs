@@ -71,7 +71,10 @@ enum Verb {
         /// Repeat the run of this seed
         #[arg(long, requires = "long")]
         seed: Option<u64>,
-        /// Only tests whose title contains this
+        /// Only the faults planted on purpose: each must be noticed; a table says by which check
+        #[arg(long, conflicts_with = "long")]
+        faults: bool,
+        /// Only tests (with --faults: faults) whose title contains this
         filter: Option<String>,
     },
     /// Fuzz every decoder
@@ -145,6 +148,7 @@ fn act(verb: Verb) -> Result<()> {
         Verb::Lint => lint::lint(ws),
         Verb::Tidy => tidy::tidy(ws),
         Verb::Test { long: true, minutes, seed, .. } => test::long(ws, minutes, seed),
+        Verb::Test { faults: true, filter, .. } => test::faults(ws, filter.as_deref()),
         Verb::Test { filter, .. } => test::test(ws, filter.as_deref()),
         Verb::Fuzz { seconds, target } => fuzz::fuzz(ws, seconds, target.as_deref()),
         Verb::Bench { name, quick: true, note, .. } => {

@@ -13,7 +13,7 @@ use super::Epochs;
 use crate::block::{ExtentSet, extents_of_words};
 use crate::error::Result;
 use crate::sys::bpf::{self, Words};
-use crate::sys::failpoint;
+use crate::sys::{failpoint, planted};
 use crate::tracker::{Reading, Sealed, Verdict, doubt, make_bitmap};
 
 /// After a write found no slot: this many cuts in a row must see nothing in flight before its epoch counts
@@ -55,12 +55,27 @@ impl Epochs {
         failpoint("epoch.after-pin")?;
         let reading = self.read()?;
         let verdict = reading.judge(&self.state);
-        self.maps.switch_bitmap(self.state.slot, &map)?;
+        let early = self.without_grace(old)?;
+        if !planted("switch-skipped") {
+            self.maps.switch_bitmap(self.state.slot, &map)?;
+        }
         failpoint("epoch.after-switch")?;
         let new_words = Words::map(bpf::fd(map.fd()), self.word_count())?;
         let cut = self.seal(old, &new_words, &reading, &verdict)?;
+        let cut = Cut { extents: early.unwrap_or(cut.extents), ..cut };
         self.fold_sealed()?;
         Ok(cut)
+    }
+
+    /// A fault: the ending epoch is read while programs may still mark it. Whoever plants it gets time to write.
+    fn without_grace(&self, old: u64) -> Result<Option<ExtentSet>> {
+        if !planted("grace-skipped") {
+            return Ok(None);
+        }
+        let (words, size) = (self.words(old)?, self.state.identity.size);
+        let extents = extents_of_words(words.iter(), self.state.granularity, size).collect();
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        Ok(Some(extents))
     }
 
     pub(super) fn read(&self) -> Result<Reading> {
@@ -87,7 +102,7 @@ impl Epochs {
             0 => self.state.carry_all.saturating_sub(u8::from(in_flight == 0)),
             _ => QUIET_CUTS,
         };
-        if after.overflowed > 0 || self.state.carry_all > 0 {
+        if (after.overflowed > 0 || self.state.carry_all > 0) && !planted("carry-all-skipped") {
             self.carry_all(&old_words, new_words);
         }
         let mut suspect = verdict.suspect.clone();
@@ -104,6 +119,9 @@ impl Epochs {
             false => before.baseline(&state.baseline, verdict.shortfall),
         };
         state.carry_all = quiet_cuts_left;
+        if planted("suspect-dropped") {
+            suspect.clear();
+        }
         state.sealed.push(Sealed { epoch: old, suspect: suspect.clone() });
         state.epoch = self.state.epoch.max(old + 1);
         state.write(&self.places)?;
@@ -120,7 +138,9 @@ impl Epochs {
     pub(super) fn fold_sealed(&mut self) -> Result<()> {
         while self.state.sealed.len() > MAX_SEALED {
             let (oldest, next) = (self.state.sealed[0].clone(), self.state.sealed[1].epoch);
-            self.carry_all(&self.words(oldest.epoch)?, &self.words(next)?);
+            if !planted("fold-drops") {
+                self.carry_all(&self.words(oldest.epoch)?, &self.words(next)?);
+            }
             let mut state = self.state.clone();
             state.sealed.remove(0);
             for reason in oldest.suspect {

@@ -22,7 +22,7 @@ pub use cut::Cut;
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::bpf::Words;
 use crate::sys::device::BlockDevice;
-use crate::sys::failpoint;
+use crate::sys::{failpoint, planted};
 use crate::tracker::{
     DeviceState, Lock, Maps, Places, find_tracked, not_tracked, now_ms, open_bitmap, record, words_of,
 };
@@ -106,6 +106,7 @@ impl Epochs {
                 format!("retire epoch {upto} while epoch {running} is running"),
             ));
         }
+        let upto = if planted("retired-too-many") { self.state.epoch - 1 } else { upto };
         let mut state = self.state.clone();
         state.retired = upto;
         state.sealed.retain(|s| s.epoch > upto);
@@ -122,7 +123,8 @@ impl Epochs {
 
     fn unpin_retired(&self) -> Result<()> {
         let key = self.state.key();
-        for epoch in self.places.epochs(&key)?.into_iter().filter(|e| *e <= self.state.retired) {
+        let last = self.state.retired + u64::from(planted("unpinned-too-many"));
+        for epoch in self.places.epochs(&key)?.into_iter().filter(|e| *e <= last) {
             self.unpin(epoch)?;
         }
         Ok(())

@@ -13,7 +13,7 @@ use crate::format::{Compression, Consistency, DeviceIdent, EpochRange, Geometry,
 use crate::repository::{FinishInfo, NewPoint, Repository};
 use crate::source::Source;
 use crate::sys::device::BlockDevice;
-use crate::sys::failpoint;
+use crate::sys::{failpoint, planted};
 use crate::tracker::Base;
 use crate::usage::{Mounted, Usage, filesystems, used_areas};
 use std::fs::File;
@@ -197,7 +197,7 @@ fn first_pass(passes: &mut Passes<'_>, ground: &Ground, pending: &Difference) ->
             passes.changed = usage.used.union(&pending.extents);
             passes.first("full", &passes.changed.clone(), None)
         }
-        Ground::On(chain) if !pending.suspect.is_empty() => {
+        Ground::On(chain) if !pending.suspect.is_empty() && !planted("suspect-not-compared") => {
             let usage = passes.subject.survey.used()?;
             let emptied = usage.zero.intersect(&stored_in(chain, !usage.zero.is_empty())?);
             let extents = usage.used.union(&pending.extents).union(&emptied);
@@ -245,6 +245,9 @@ fn publish(
         freeze_ms: if let Still::Frozen(time) = still { Some(time.as_millis() as u64) } else { None },
         changed_bytes: passes.changed.total(),
     };
+    if let (true, Some(base)) = (planted("retired-early"), passes.ledger.base().cloned()) {
+        passes.ledger.retire(upto, base)?;
+    }
     failpoint("job.before-finish")?;
     let manifest = passes.writer.finish(info)?;
     failpoint("job.before-retire")?;

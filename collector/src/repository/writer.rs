@@ -16,7 +16,7 @@ use crate::format::{
     ParentRef, PassStats, Piece, PieceContent, PointId, PointKind, SEGMENT_TARGET, SegmentBuilder,
     SegmentRef, Totals, fits_cell,
 };
-use crate::sys::failpoint;
+use crate::sys::{failpoint, planted};
 
 /// What is known when a backup begins.
 #[derive(Clone, Debug)]
@@ -155,6 +155,9 @@ impl PointWriter {
             self.totals.zero_bytes += extent.length;
         } else {
             self.totals.frames += 1;
+        }
+        if planted("frame-not-indexed") && self.totals.frames % 4 == 3 {
+            return Ok(());
         }
         let piece = Piece::whole(&frame.meta, self.sent, offset);
         let Some(pass) = self.passes.last_mut() else { return Err(Error::new(Kind::Bug, "no pass begun")) };

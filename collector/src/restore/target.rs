@@ -7,7 +7,7 @@
 use crate::block::Extent;
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::direct::{AlignedBuf, DirectFile};
-use crate::sys::sync_folder;
+use crate::sys::{planted, sync_folder};
 use rustix::fs::{FallocateFlags, FileType};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::MetadataExt;
@@ -105,7 +105,7 @@ impl Target {
     /// Makes an extent read as zeros. A file was made of zeros.
     pub(super) fn zero(&self, extent: Extent) -> Result<()> {
         match self.fits(extent) {
-            Some(part) if self.device => self.file.zero(part),
+            Some(part) if self.device && !planted("zeros-not-restored") => self.file.zero(part),
             _ => Ok(()),
         }
     }

@@ -16,6 +16,7 @@ use super::places::Places;
 use super::state::{Baseline, CounterSums, DeviceState};
 use crate::error::{Kind, Result};
 use crate::sys::device::{BlockDevice, Driver, Makeup, multipath_above};
+use crate::sys::planted;
 use blkdelta_ebpf::{ADMIN_ROW, COPIES, Counters, HOOKS, Hook, Role};
 
 /// Everything counted at one moment.
@@ -66,7 +67,7 @@ impl Reading {
             _ => None,
         };
         let programs = Loaded::read(places)?.map(|l| l.examine(places)).unwrap_or_default();
-        let kernel = stat.write_sectors + stat.discard_sectors;
+        let kernel = if planted("kernel-unread") { 0 } else { stat.write_sectors + stat.discard_sectors };
         let makeup = match Makeup::of(disk) {
             Err(e) if e.kind() == Kind::Denied => None,
             seen => Some(seen?),
@@ -212,7 +213,9 @@ impl Reading {
             if bio_based { &[Role::BioSubmit, Role::BioRemap] } else { &[Role::RequestSubmit] };
         submit.iter().all(|role| {
             let copies = HOOKS.iter().filter(|h| h.role == *role);
-            copies.filter_map(|h| self.program(h)).any(|p| p.skipped == before(base, &p.program))
+            copies
+                .filter_map(|h| self.program(h))
+                .any(|p| p.skipped == before(base, &p.program) || planted("skips-ignored"))
         })
     }
 

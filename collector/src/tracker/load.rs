@@ -10,7 +10,7 @@ use super::kernel;
 use super::places::Places;
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::privilege::{Capability, explained};
-use crate::sys::{bpf, publish};
+use crate::sys::{bpf, planted, planted_programs, publish};
 use aya::maps::{Array, ArrayOfMaps, MapData, PerCpuArray};
 use aya::programs::BtfTracePoint;
 use aya::programs::links::{FdLink, PinnedLink};
@@ -138,6 +138,7 @@ pub fn ensure(places: &Places, roles: &[Role]) -> Result<Loaded> {
     let missing: Vec<&Hook> = HOOKS
         .iter()
         .filter(|h| roles.contains(&h.role) && h.copy < loaded.copies)
+        .filter(|h| !(planted("hook-forgotten") && h.program == "rq_complete"))
         .filter(|h| !loaded.programs.iter().any(|p| p.program == h.program))
         .collect();
     if !missing.is_empty() {
@@ -145,8 +146,24 @@ pub fn ensure(places: &Places, roles: &[Role]) -> Result<Loaded> {
         loaded.folder = places.check_mount()?;
         loaded.programs.extend(attach(places, &kernel::describe(&mut types)?, &missing)?);
         write_json(&places.loaded(), &loaded)?;
+        lose_pins(places)?;
     }
     Ok(loaded)
+}
+
+/// Faults: a link is lost, another program stands in the place of ours.
+fn lose_pins(places: &Places) -> Result<()> {
+    const VICTIM: &str = "rq_complete";
+    let gone = |path: &Path| std::fs::remove_file(path).os_context(|| format!("lose {}", path.display()));
+    if planted("link-lost") {
+        gone(&places.link(VICTIM))?;
+    }
+    if planted("program-replaced") {
+        let other = bpf::open_pin(&places.program("rq_issue"))?;
+        gone(&places.program(VICTIM))?;
+        bpf::pin(bpf::fd(&other), &places.program(VICTIM))?;
+    }
+    Ok(())
 }
 
 /// Copies by the kernel's kind, or what `BLKDELTA_COPIES` asks for.
@@ -169,12 +186,17 @@ fn make_bitmap_table(places: &Places) -> Result<()> {
 /// Loads the programs of `hooks` over the pinned maps, attaches and pins them.
 fn attach(places: &Places, kernel: &Kernel, hooks: &[&Hook]) -> Result<Vec<Attached>> {
     let btf = Btf::from_sys_fs().map_err(|e| aya_error("read the kernel's type information", e))?;
+    let planted = planted_programs()?;
     let mut loader = EbpfLoader::new();
     loader.btf(Some(&btf)).override_global(KERNEL_SYMBOL, kernel, true);
     for name in MAPS.iter().chain([&BITMAPS]) {
         loader.map_pin_path(name, places.map(name));
     }
-    let mut object = loader.load(OBJECT).map_err(|e| aya_error("load blkdelta's kernel programs", e))?;
+    if let Some((faults, _)) = &planted {
+        loader.override_global(blkdelta_ebpf::planted::SYMBOL, faults, true);
+    }
+    let object = planted.as_ref().map_or(OBJECT, |(_, object)| object);
+    let mut object = loader.load(object).map_err(|e| aya_error("load blkdelta's kernel programs", e))?;
     let mut attached = Vec::new();
     for hook in hooks {
         let what = |doing: &str| format!("{doing} program {} on {}", hook.program, hook.tracepoint);
@@ -284,6 +306,7 @@ fn examine(places: &Places, attached: &Attached) -> ProgramHealth {
     match read_runs(places, attached) {
         Ok(runs) => {
             (health.skipped, health.runs, health.nanoseconds) = (runs.skipped, runs.count, runs.nanoseconds);
+            health.skipped += if planted("skips") { super::state::now_ms() } else { 0 };
         }
         Err(e) => health.trouble = Some(format!("program {name}: {e}")),
     }

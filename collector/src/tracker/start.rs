@@ -12,7 +12,7 @@ use crate::block::{ExtentSet, Granularity, SECTOR};
 use crate::error::{Error, Kind, Result};
 use crate::sys::bpf::{self, Words};
 use crate::sys::device::BlockDevice;
-use crate::sys::failpoint;
+use crate::sys::{failpoint, planted};
 use blkdelta_ebpf::Target;
 use std::path::Path;
 
@@ -123,7 +123,8 @@ fn begin(places: &Places, device: &BlockDevice, granularity: Granularity, first:
     maps.switch_bitmap(slot, &bitmap)?;
     let entry = maps.disk_or_new(&disk)?;
     let identity = Identity::of(device);
-    let (start, sectors) = (identity.start_sector, device.size / SECTOR);
+    let start = if planted("partition-start-lost") { 0 } else { identity.start_sector };
+    let sectors = device.size / SECTOR;
     let (shift, words) = (granularity.sector_shift(), words as u32);
     maps.link(device.disk, entry, slot, Target { start, sectors, shift, words, next: 0, disk: entry.id })?;
     maps.switch_bitmap(slot, &bitmap)?; // the kernel waits for running programs: from here on all see the target
@@ -190,7 +191,7 @@ impl Started {
         let running = before.moving.then_some(self.state.epoch);
         for epoch in std::iter::once(epoch).chain(running) {
             let words = Words::map(bpf::fd(open_bitmap(&self.places, &key, epoch)?.fd()), count)?;
-            for extent in &changed {
+            for extent in changed.iter().filter(|_| !planted("resume-drops-map")) {
                 words.mark(granularity.bytes(), *extent);
             }
         }

@@ -9,6 +9,7 @@ use crate::block::Granularity;
 use crate::error::{Context, Error, Kind, Result};
 pub use crate::format::Base;
 use crate::sys::device::{BlockDevice, Makeup};
+use crate::sys::planted;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -182,7 +183,8 @@ impl DeviceState {
     pub fn read(places: &Places, key: &str) -> Result<Option<Self>> {
         let state: Option<Self> = read_json(&places.device_state(key))?;
         let boot = places.boot_id()?;
-        Ok(state.filter(|s| s.boot == boot && s.layout == places.layout()))
+        let ours = |s: &Self| s.boot == boot || planted("other-boot-believed");
+        Ok(state.filter(|s| ours(s) && s.layout == places.layout()))
     }
 
     /// Publishes it.
@@ -226,7 +228,8 @@ impl DeviceState {
     /// `NotFound`, saying what changed.
     pub fn check_identity(&self, device: &BlockDevice) -> Result<()> {
         let now = Identity::of(device);
-        if (Identity { size: self.identity.size, ..now.clone() }) == self.identity && now.size > 0 {
+        let same = (Identity { size: self.identity.size, ..now.clone() }) == self.identity;
+        if (same || planted("identity-ignored")) && now.size > 0 {
             return Ok(());
         }
         let what = if now.diskseq != self.identity.diskseq {

@@ -22,6 +22,7 @@ pub mod image;
 pub mod load;
 pub mod monitor;
 pub mod oracle;
+pub mod planted;
 pub mod product;
 pub mod protected;
 pub mod random;

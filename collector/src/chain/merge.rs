@@ -4,9 +4,9 @@
 //! step, the point is as it was.
 
 use super::Chain;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::format::{DeviceId, PointId, PointMap};
-use crate::repository::{DeviceLock, Repository};
+use crate::repository::{DeviceLock, NewMap, Repository};
 
 /// Merges the chain of a point that has more than `most` points below it.
 ///
@@ -34,8 +34,13 @@ impl Chain {
         if self.points.len() == 1 {
             return Ok(None);
         }
-        let (image, segments) = self.image()?;
+        if self.salvage {
+            return Err(Error::new(Kind::Bug, "merge what was salvaged: what is lost would become zero"));
+        }
+        self.expect_whole()?;
+        let (image, segments) = self.image(self.all())?;
         let merged = self.points.iter().map(|m| m.point).collect();
-        self.repository.write_map(lock, self.top(), image, &segments, merged).map(Some)
+        let new = NewMap { image, segments: &segments, merged, sole: false };
+        self.repository.write_map(lock, self.top(), new).map(Some)
     }
 }

@@ -9,6 +9,7 @@
 //! whose chain cannot be read keeps everything below it; the steps of one device are made under its writer's lock,
 //! so no backup builds on a point that goes.
 
+use super::compact::drop_old;
 use super::{Chain, Policy, usable_map};
 use crate::error::{Error, Kind, Result};
 use crate::format::{Blake3, DeviceId, Manifest, PointId, SegmentId};
@@ -66,7 +67,15 @@ pub fn prune(
         let (manifest, hash) = points.manifest(*point)?;
         repo.bury(&lock, manifest, *hash)?;
     }
-    let swept = sweep(repo, &lock, grace)?;
+    let mut swept = sweep(repo, &lock, grace)?;
+    match drop_old(repo, &lock, grace) {
+        Ok(freed) => {
+            swept.segments += freed.segments;
+            swept.bytes += freed.bytes;
+        }
+        Err(e) if e.kind() == Kind::Damaged => log::warn!("what compactions left of {device} stays: {e}"),
+        Err(e) => return Err(e),
+    }
     Ok(Pruned { device: device.clone(), plan, swept: Some(swept) })
 }
 
@@ -82,7 +91,7 @@ fn sweep(repo: &Repository, lock: &DeviceLock, grace: Duration) -> Result<Swept>
     points.stand_alone(&going)?;
     for (manifest, hash) in points.good.iter().filter(|(m, _)| points.mapped.contains_key(&m.point)) {
         // whole without its damaged maps, or an error
-        Chain::resolve(repo, device, manifest.point)?;
+        Chain::resolve(repo, device, manifest.point)?.expect_whole()?;
         repo.drop_damaged_maps(lock, manifest, *hash)?;
     }
     let live = points.live_segments(&going)?;
@@ -99,19 +108,19 @@ fn sweep(repo: &Repository, lock: &DeviceLock, grace: Duration) -> Result<Swept>
 }
 
 /// All points of a device, those with a tombstone too.
-struct Points<'a> {
-    repo: &'a Repository,
-    device: &'a DeviceId,
+pub(super) struct Points<'a> {
+    pub repo: &'a Repository,
+    pub device: &'a DeviceId,
     /// Newest last; damaged ones are not among them.
-    good: Vec<(Manifest, Blake3)>,
+    pub good: Vec<(Manifest, Blake3)>,
     /// Points whose manifest cannot be read.
     damaged: BTreeSet<PointId>,
     buried: BTreeSet<PointId>,
-    mapped: BTreeMap<PointId, u32>,
+    pub mapped: BTreeMap<PointId, u32>,
 }
 
 impl<'a> Points<'a> {
-    fn read(repo: &'a Repository, device: &'a DeviceId) -> Result<Self> {
+    pub fn read(repo: &'a Repository, device: &'a DeviceId) -> Result<Self> {
         let buried = repo.buried(Some(device))?.into_iter().map(|(_, point)| point).collect();
         let (mut good, mut damaged) = (Vec::new(), BTreeSet::new());
         for entry in repo.all_points_of(device)? {
@@ -177,6 +186,19 @@ impl<'a> Points<'a> {
         Ok(going)
     }
 
+    /// No manifest is damaged: what each point needs can be told.
+    pub fn all_readable(&self) -> Result<()> {
+        self.readable_but(&BTreeSet::new())
+    }
+
+    /// No manifest is damaged but of those that go.
+    fn readable_but(&self, going: &BTreeSet<PointId>) -> Result<()> {
+        let Some(damaged) = self.damaged.iter().find(|p| !going.contains(p)) else { return Ok(()) };
+        let text = format!("drop data of {}: the manifest of {damaged} cannot be read, so", self.device);
+        Err(Error::new(Kind::Damaged, format!("{text} what it needs is unknown"))
+            .hint("run `blkdelta check`; remove what cannot be saved first"))
+    }
+
     /// Every point that stays restores without any of those that go.
     fn stand_alone(&self, going: &BTreeSet<PointId>) -> Result<()> {
         for (manifest, hash) in self.good.iter().filter(|(m, _)| !going.contains(&m.point)) {
@@ -186,13 +208,7 @@ impl<'a> Points<'a> {
                     .hint("its map was lost; run prune again, it writes a new one first"));
             }
         }
-        if let Some(damaged) = self.damaged.iter().find(|p| !going.contains(p)) {
-            let text =
-                format!("drop points of {}: the manifest of {damaged} cannot be read, so", self.device);
-            return Err(Error::new(Kind::Damaged, format!("{text} what it needs is unknown"))
-                .hint("run `blkdelta check`; remove what cannot be saved first"));
-        }
-        Ok(())
+        self.readable_but(going)
     }
 
     /// The segments that points which stay need, also those still in their time of grace.

@@ -2,7 +2,7 @@
 
 use crate::block::Granularity;
 use crate::format::Compression;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -47,10 +47,10 @@ pub enum Verb {
     /// What is tracked, since when, how much changed, and how healthy that is
     #[command(after_help = "Example:\n  blkdelta status --json")]
     Status(Status),
-    /// The current difference list, without ending it
-    #[command(
-        after_help = "Example:\n  blkdelta diff /dev/sda --json | jq '.extents[] | select(.length > 1048576)'"
-    )]
+    /// The current difference list, without ending it; or what differs between two recovery points
+    #[command(after_help = "Examples:
+  blkdelta diff /dev/sda --json | jq '.extents[] | select(.length > 1048576)'
+  blkdelta diff --between 01JD3XQ8Z5W2M4T6Y8A0C2E4G6 latest --repo /backup")]
     Diff(Diff),
     /// Make a recovery point: first a full one, then what changed
     #[command(after_help = "Example:\n  blkdelta backup /dev/sda --repo /backup")]
@@ -71,8 +71,20 @@ pub enum Verb {
     /// Write a recovery point to a file or device
     #[command(after_help = "Examples:
   blkdelta restore --repo /backup --point latest disk.img
-  blkdelta restore --repo /backup --point 01JD3XQ8Z5W2M4T6Y8A0C2E4G6 /dev/sdc --verify")]
-    Restore(Restore),
+  blkdelta restore --repo /backup --point 01JD3XQ8Z5W2M4T6Y8A0C2E4G6 /dev/sdc --verify
+  blkdelta restore --repo /backup --point latest /dev/sda --to-same-device
+  blkdelta restore --repo /backup --point latest disk.img --range 0..1MiB --overwrite
+  blkdelta restore --repo /backup --point latest disk.img --partial --json")]
+    Restore(super::restoring::Restore),
+    /// Write the bytes of a recovery point to standard output
+    #[command(after_help = "Examples:
+  blkdelta cat --repo /backup --point latest | ssh host dd of=/dev/sdc bs=1M
+  blkdelta cat --repo /backup --point latest --range 0..512 | xxd")]
+    Cat(super::exporting::Cat),
+    /// Write a recovery point as an image of another format
+    #[command(after_help = "Example:
+  blkdelta export --repo /backup --point latest --format qcow2 disk.qcow2")]
+    Export(super::exporting::Export),
     /// Make a point independent of the points below it; moves no data
     #[command(after_help = "Example:\n  blkdelta merge --repo /backup --up-to latest")]
     Merge(super::keeping::Merge),
@@ -80,9 +92,26 @@ pub enum Verb {
     #[command(after_help = "Example:
   blkdelta prune --repo /backup --keep-last 24 --keep-daily 14 --keep-weekly 8 --dry-run")]
     Prune(super::keeping::Prune),
+    /// Move what is still needed out of segments that are mostly dead, so that these can go
+    #[command(after_help = "Examples:
+  blkdelta compact --repo /backup --dry-run
+  blkdelta compact --repo /backup --dead 50% --max-bytes 20GiB --bandwidth 50MiB")]
+    Compact(super::compacting::Compact),
     /// Look for damage in a repository
     #[command(after_help = "Example:\n  blkdelta check --repo /backup --read-data")]
     Check(Check),
+}
+
+impl Verb {
+    /// What is tracked matters to it, not only a repository.
+    pub const fn looks_at_the_kernel(&self) -> bool {
+        match self {
+            Self::List(_) | Self::Check(_) | Self::Merge(_) | Self::Prune(_) => false,
+            Self::Compact(_) | Self::Restore(_) | Self::Cat(_) | Self::Export(_) => false,
+            Self::Diff(diff) => diff.between.is_none(),
+            _ => true,
+        }
+    }
 }
 
 /// `track`.
@@ -130,8 +159,18 @@ pub struct Status {
 #[derive(Debug, Args)]
 pub struct Diff {
     /// A tracked device
-    #[arg(value_name = "DEV")]
-    pub device: PathBuf,
+    #[arg(value_name = "DEV", required_unless_present = "between", conflicts_with = "between")]
+    pub device: Option<PathBuf>,
+    /// Two points instead, ids as `list` prints them or `latest`: where they differ, by the hashes of their indexes,
+    /// in runs of at most 64 KiB
+    #[arg(long, num_args = 2, value_names = ["A", "B"], requires = "repo")]
+    pub between: Option<Vec<String>>,
+    /// Folder of the repository of the two points
+    #[arg(long, value_name = "REPO", requires = "between")]
+    pub repo: Option<String>,
+    /// Read what the two points hold where their hashes differ, and list only blocks of 4 KiB that differ
+    #[arg(long, requires = "between")]
+    pub exact: bool,
     /// For programs
     #[arg(long)]
     pub json: bool,
@@ -243,61 +282,6 @@ pub struct List {
     pub json: bool,
 }
 
-/// How a file target is laid out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Sparse {
-    /// Leave holes where the point is zero
-    Always,
-    /// Write zeros out
-    Never,
-}
-
-/// `restore`.
-#[derive(Debug, Args)]
-pub struct Restore {
-    /// Folder of the repository
-    #[arg(long, value_name = "REPO")]
-    pub repo: String,
-    /// Id of a point as `list` prints it, or `latest`
-    #[arg(long, value_name = "ID")]
-    pub point: String,
-    /// Of which device `latest` is meant, where the repository holds several
-    #[arg(long, value_name = "ID")]
-    pub device: Option<String>,
-    /// File or block device to write
-    #[arg(value_name = "TARGET")]
-    pub target: PathBuf,
-    /// Holes in a file target
-    #[arg(
-        long,
-        value_enum,
-        default_value = "always",
-        default_missing_value = "always",
-        num_args = 0..=1,
-        require_equals = true,
-        value_name = "WHEN"
-    )]
-    pub sparse: Sparse,
-    /// Replace a file that is there and not empty
-    #[arg(long)]
-    pub overwrite: bool,
-    /// Write a device that is mounted or otherwise in use
-    #[arg(long)]
-    pub allow_in_use: bool,
-    /// Write a device that is itself tracked
-    #[arg(long)]
-    pub allow_tracked: bool,
-    /// Write a device that is smaller than the point; what does not fit is lost
-    #[arg(long)]
-    pub allow_smaller: bool,
-    /// Read everything back and compare
-    #[arg(long)]
-    pub verify: bool,
-    /// For programs
-    #[arg(long)]
-    pub json: bool,
-}
-
 /// `check`.
 #[derive(Debug, Args)]
 pub struct Check {
@@ -316,14 +300,16 @@ fn granularity(text: &str) -> Result<Granularity, String> {
     Granularity::try_from(size(text)?)
 }
 
-/// A number of bytes: `4096`, `64K`, `64KiB`, `1M`, `1MiB`.
-fn size(text: &str) -> Result<u64, String> {
+/// A number of bytes: `4096`, `64K`, `64KiB`, `1M`, `1MiB`, `20GiB`, `1TiB`.
+pub(super) fn size(text: &str) -> Result<u64, String> {
     let (number, unit) = split(text);
     let factor = match unit.to_ascii_lowercase().as_str() {
         "" | "b" => 1,
         "k" | "kib" => 1 << 10,
         "m" | "mib" => 1 << 20,
-        _ => return Err(format!("{unit:?} is not a unit: KiB or MiB")),
+        "g" | "gib" => 1 << 30,
+        "t" | "tib" => 1 << 40,
+        _ => return Err(format!("{unit:?} is not a unit: KiB, MiB, GiB or TiB")),
     };
     let number: u64 = number.parse().map_err(|_| format!("{text:?} is not a size such as 64KiB"))?;
     number.checked_mul(factor).ok_or_else(|| format!("{text} is too large"))
@@ -348,7 +334,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// A part of a whole: `1%`, `3.4%`.
-fn part(text: &str) -> Result<f64, String> {
+pub(super) fn part(text: &str) -> Result<f64, String> {
     let percent: Option<f64> = text.strip_suffix('%').and_then(|n| n.parse().ok());
     match percent.filter(|n| *n > 0.0 && *n <= 100.0) {
         Some(percent) => Ok(percent / 100.0),
@@ -398,8 +384,10 @@ mod tests {
             "blkdelta status",
             "blkdelta status /dev/a --json",
             "blkdelta diff /dev/a --json",
+            "blkdelta diff --between A latest --repo /r --exact --json",
             "blkdelta backup /dev/a --repo /r --full --json --no-freeze --compression none",
             "blkdelta watch /dev/a --repo /r --every 10s --merge-every 30",
+            "blkdelta backup /dev/a --repo /r --merge-every 30",
             "blkdelta watch /dev/a --repo /r --every 10s",
             "blkdelta monitor",
             "blkdelta monitor /dev/a --interval 500ms --json",
@@ -409,8 +397,15 @@ mod tests {
             "blkdelta list --repo /r --json",
             "blkdelta restore --repo /r --point latest --sparse=never x.img",
             "blkdelta restore --repo /r --point latest --sparse x.img --verify",
+            "blkdelta restore --repo /r --point latest /dev/a --to-same-device --verify",
+            "blkdelta restore --repo /r --point latest x.img --resume --partial --json",
+            "blkdelta restore --repo /r --point latest x.img --range 1MiB..1GiB --overwrite",
+            "blkdelta cat --repo /r --point latest --range ..512",
+            "blkdelta export --repo /r --point latest --format raw x.img",
+            "blkdelta export --repo /r --point latest --format qcow2 --compress x.qcow2 --json",
             "blkdelta check --repo /r --read-data",
             "blkdelta merge --repo /r --device d --up-to latest --json",
+            "blkdelta compact --repo /r --dead 60% --max-bytes 20GiB --bandwidth 50MiB --grace 0 --dry-run --json",
             "blkdelta prune --repo /r --keep-last 3 --keep-hourly 1 --keep-within 7d --dry-run",
         ] {
             parse(line).unwrap_or_else(|e| panic!("{line}: {e}"));
@@ -431,6 +426,11 @@ mod tests {
             "blkdelta track /d --granularity 5KiB",
             "blkdelta track /d --granularity 2MiB",
             "blkdelta track /d --granularity 99999999999999999999KiB",
+            "blkdelta diff",
+            "blkdelta diff /d --between A B --repo r",
+            "blkdelta diff --between A B",
+            "blkdelta diff --between A --repo r",
+            "blkdelta diff /d --repo r",
             "blkdelta backup /d",
             "blkdelta backup /d --repo r --compression 20",
             "blkdelta watch /d --repo r",
@@ -440,6 +440,11 @@ mod tests {
             "blkdelta watch /d --repo r --every 0s",
             "blkdelta watch /d --repo r --every 99999999999999999h",
             "blkdelta restore --repo r x.img",
+            "blkdelta restore --repo r --point latest x.img --range 5",
+            "blkdelta restore --repo r --point latest x.img --range 5..5",
+            "blkdelta restore --repo r --point latest x.img --range 7K..1K",
+            "blkdelta restore --repo r --point latest x.img --range 1..2 --allow-smaller",
+            "blkdelta export --repo r --point latest x.img",
         ] {
             assert_eq!(parse(line).expect_err(line).exit_code(), 2, "{line}");
         }

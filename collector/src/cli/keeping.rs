@@ -70,7 +70,7 @@ pub struct Prune {
 }
 
 /// As a duration, but nothing is allowed.
-fn grace(text: &str) -> Result<Duration, String> {
+pub(super) fn grace(text: &str) -> Result<Duration, String> {
     if text == "0" { Ok(Duration::ZERO) } else { super::args::duration(text) }
 }
 

@@ -5,6 +5,9 @@
 
 mod args;
 mod auditing;
+mod compacting;
+mod comparing;
+mod exporting;
 mod keeping;
 mod listing;
 mod living;
@@ -36,10 +39,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<Ending> {
-    if !matches!(
-        cli.verb,
-        Verb::List(_) | Verb::Check(_) | Verb::Merge(_) | Verb::Prune(_) | Verb::Restore(_)
-    ) {
+    if cli.verb.looks_at_the_kernel() {
         // what an older version left in the kernel is taken over before anybody looks at it
         crate::tracker::migrate(&crate::tracker::Places::from_env())?;
     }
@@ -49,7 +49,7 @@ fn run(cli: Cli) -> Result<Ending> {
         Verb::Save(args) => living::save(&args),
         Verb::Resume(args) => living::resume(&args),
         Verb::Status(args) => tracking::status(&args),
-        Verb::Diff(args) => tracking::diff(&args),
+        Verb::Diff(args) => comparing::diff(&args),
         Verb::Backup(args) => making::backup(&args),
         Verb::Watch(args) => making::watch(args),
         Verb::Monitor(args) => monitor::monitor(args),
@@ -58,6 +58,9 @@ fn run(cli: Cli) -> Result<Ending> {
         Verb::Check(args) => listing::check(&args),
         Verb::Merge(args) => keeping::merge(&args),
         Verb::Prune(args) => keeping::prune(&args),
+        Verb::Compact(args) => compacting::compact(&args),
         Verb::Restore(args) => restoring::restore(&args),
+        Verb::Cat(args) => exporting::cat(&args),
+        Verb::Export(args) => exporting::export(&args),
     }
 }

@@ -95,9 +95,10 @@ impl Epochs {
         let old_words = self.words(old)?;
         // first what is on its way, then what was counted: a write that ends in between is counted
         let in_flight = self.disk.writes_in_flight().unwrap_or(u64::MAX);
+        let carried = self.carry_in_flight(new_words)?;
         let later = self.read()?;
         let after = later.judge(&self.state);
-        let carried = self.carry_in_flight(new_words)?;
+        let still = in_flight.min(self.disk.writes_in_flight().unwrap_or(0));
         let quiet_cuts_left = match after.overflowed {
             0 => self.state.carry_all.saturating_sub(u8::from(in_flight == 0)),
             _ => QUIET_CUTS,
@@ -108,6 +109,7 @@ impl Epochs {
         let mut suspect = verdict.suspect.clone();
         suspect.extend(after.suspect.iter().filter(|s| !verdict.suspect.contains(s)).cloned());
         suspect.extend(before.uncounted(&later, &self.state));
+        suspect.extend(before.unknown_flights(&later, &self.state, still, carried));
         if !self.maps.serves(self.state.identity.disk, self.state.slot)? {
             suspect.push("the kernel's programs do not find the device any more".into());
         }
@@ -119,9 +121,7 @@ impl Epochs {
             false => before.baseline(&state.baseline, verdict.shortfall),
         };
         state.carry_all = quiet_cuts_left;
-        if planted("suspect-dropped") {
-            suspect.clear();
-        }
+        suspect.retain(|_| !planted("suspect-dropped"));
         state.sealed.push(Sealed { epoch: old, suspect: suspect.clone() });
         state.epoch = self.state.epoch.max(old + 1);
         state.write(&self.places)?;

@@ -31,6 +31,9 @@ pub struct PointMap {
     pub covered_bytes: u64,
     /// The index.
     pub index: IndexRef,
+    /// The point's own index and the maps before this one need not be whole any more: what they name may have moved.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sole: bool,
     /// Unix milliseconds: it was written.
     pub time: u64,
     /// The program that wrote it.

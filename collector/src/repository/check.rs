@@ -5,7 +5,7 @@ use super::{PointState, Repository, keys};
 use crate::error::{Kind, Result};
 use crate::format::{
     Blake3, CELL, DeviceId, IndexRef, MAX_SEGMENT, Manifest, Piece, PieceContent, PointId, PointMap,
-    SegmentId, SegmentRef, SegmentTable, damaged, decode_frame,
+    SegmentId, SegmentRef, SegmentTable, decode_frame,
 };
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -31,6 +31,8 @@ pub struct Report {
     /// Indexes without a readable manifest and segments that no readable index names: left by failed backups. No
     /// damage by themselves.
     pub unreferenced: u64,
+    /// Segments whose frames a compaction moved; removed after the time of grace.
+    pub superseded: u64,
 }
 
 /// One thing that is wrong.
@@ -50,14 +52,23 @@ pub struct Damage {
 /// # Errors
 /// Only if the store itself fails; what is wrong with its content is in the report.
 pub fn check(repo: &Repository, read_data: bool, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
-    let mut check = Check { repo, found: BTreeMap::new(), users: HashMap::new(), report: Report::default() };
+    let (found, users, waiting) = (BTreeMap::new(), HashMap::new(), BTreeSet::new());
+    let mut check = Check { repo, found, users, waiting, report: Report::default() };
     let points = check.points()?;
     let mut indexes = Vec::new();
     for (manifest, map) in &points {
         let own = check.repo.index(manifest);
         let told = (manifest.index, manifest.totals.covered_bytes);
         let key = keys::index(&manifest.device.id, manifest.point);
-        indexes.extend(check.index(&key, manifest.point, own, told, read_data)?);
+        if let Some(map) = map.as_ref().filter(|map| map.sole) {
+            // what it names may have moved: the map alone shows the point
+            check.superseded(&key, own)?;
+            for (number, earlier) in check.repo.earlier_maps(manifest, map)? {
+                check.superseded(&keys::map(&map.device, map.point, number), earlier)?;
+            }
+        } else {
+            indexes.extend(check.index(&key, manifest.point, own, told, read_data)?);
+        }
         if let Some(map) = map {
             let key = keys::map(&map.device, map.point, map.number);
             let opened = check.repo.map_index(map, manifest.geometry.size);
@@ -88,6 +99,8 @@ struct Check<'a> {
     found: BTreeMap<(String, String), BTreeSet<PointId>>,
     /// What indexes say of each segment, and whose they are.
     users: HashMap<SegmentId, (SegmentRef, BTreeSet<PointId>)>,
+    /// Segments that only superseded indexes name.
+    waiting: BTreeSet<SegmentId>,
     report: Report,
 }
 
@@ -190,6 +203,14 @@ impl Check<'_> {
         Ok(Some((point, index)))
     }
 
+    /// A point's own index, or a map, that another map stands for: nothing of it is needed but to know what may be removed.
+    fn superseded(&mut self, key: &str, own: Result<IndexReader>) -> Result<()> {
+        if let Some(own) = self.judge(key, &[], own)? {
+            self.waiting.extend(own.segments().iter().map(|s| s.id));
+        }
+        Ok(())
+    }
+
     fn hash_object(&mut self, key: &str, len: u64) -> Result<Blake3> {
         let mut hasher = blake3::Hasher::new();
         let mut at = 0;
@@ -230,7 +251,8 @@ impl Check<'_> {
             done += segment.len;
             progress(done, total);
         }
-        self.report.unreferenced += there.len() as u64;
+        self.report.superseded = there.keys().filter(|id| self.waiting.contains(id)).count() as u64;
+        self.report.unreferenced += there.len() as u64 - self.report.superseded;
         Ok(())
     }
 
@@ -318,7 +340,7 @@ impl Tables<'_> {
         let at = match self.kept.iter().position(|(id, _)| *id == segment.id) {
             Some(at) => at,
             None => {
-                let table = match self.load(segment) {
+                let table = match self.repo.segment_table(segment) {
                     Ok(table) => Some(table),
                     // the segment's own damage is in the report already
                     Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound | Kind::Incompatible) => None,
@@ -332,19 +354,5 @@ impl Tables<'_> {
         let Some((_, Some(table))) = self.kept.get(at) else { return Ok(true) };
         let PieceContent::Stored(f) = piece.content else { return Ok(true) };
         Ok(table.at(f.offset).is_some_and(|frame| frame.meta == piece.frame()))
-    }
-
-    fn load(&self, segment: &SegmentRef) -> Result<SegmentTable> {
-        use crate::format::{ObjectKind, TRAILER_LEN, Trailer};
-        let key = keys::segment(segment.id);
-        let store = self.repo.store();
-        let last = segment.len.checked_sub(TRAILER_LEN as u64).ok_or_else(|| damaged("segment too short"))?;
-        let trailer = Trailer::decode(
-            ObjectKind::Segment,
-            &store.get_range(&key, last, TRAILER_LEN as u64)?,
-            segment.len,
-        )?;
-        let footer = store.get_range(&key, trailer.footer_at, trailer.footer_len)?;
-        SegmentTable::decode_footer(&trailer, &footer)
     }
 }

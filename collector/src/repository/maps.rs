@@ -18,6 +18,18 @@ use crate::format::{
 use crate::sys::failpoint;
 use std::collections::{BTreeMap, HashMap};
 
+/// What a new map shows.
+pub(crate) struct NewMap<'a> {
+    /// The whole image.
+    pub image: PieceStream,
+    /// The segments its pieces name.
+    pub segments: &'a [SegmentRef],
+    /// The points laid over each other, newest first.
+    pub merged: Vec<PointId>,
+    /// From now on only this map shows the point.
+    pub sole: bool,
+}
+
 impl Repository {
     /// The number of the map to use, of every point of a device that has one.
     ///
@@ -74,7 +86,7 @@ impl Repository {
         IndexReader::open(&self.store_handle(), &asked)
     }
 
-    /// Writes a map of `manifest`'s point from the pieces of its whole image, and commits it.
+    /// Writes a map of `manifest`'s point, and commits it.
     ///
     /// # Errors
     /// [`Kind::Usage`] if the lock is of another device; what reading the pieces or writing meets.
@@ -82,9 +94,7 @@ impl Repository {
         &self,
         lock: &DeviceLock,
         manifest: &Manifest,
-        image: PieceStream,
-        segments: &[SegmentRef],
-        merged: Vec<PointId>,
+        new: NewMap<'_>,
     ) -> Result<PointMap> {
         let (device, point) = (&manifest.device.id, manifest.point);
         if lock.device() != device {
@@ -97,8 +107,8 @@ impl Repository {
         // of a merge that died before its commit
         self.store().delete(&key)?;
         let mut index = IndexWriter::new(&self.store_handle(), self.uuid(), key, point);
-        let mut table = Table::new(segments);
-        for piece in image {
+        let mut table = Table::new(new.segments);
+        for piece in new.image {
             // what no piece covers is zero
             if let Some(piece) = table.renumber(piece?)? {
                 index.push(piece)?;
@@ -111,9 +121,11 @@ impl Repository {
             point,
             manifest: hash,
             number,
-            merged,
+            merged: new.merged,
             covered_bytes,
             index,
+            // a second one is written because the first cannot be used, or moved frames
+            sole: new.sole || number > 1,
             time: unix_millis(),
             tool: tool(),
         };

@@ -6,7 +6,7 @@
 //!   idx/<device>/<point>            the point's pieces
 //!   bak/<device>/<point>.json       manifest = commit, written last
 //!   lock/<device>                   local repositories: flock, one writer per device
-//!   map/<device>/<point>/<n>        an index of the point's whole image, written by a merge
+//!   map/<device>/<point>/<n>        an index of the point's whole image, by a merge or compaction
 //!   del/<device>/<point>.json       tombstone: the point is not wanted any more
 //! ```
 //!
@@ -17,10 +17,12 @@
 
 mod check;
 mod drop;
+mod fill;
 mod index;
 mod keys;
 mod lock;
 mod maps;
+mod mover;
 mod open;
 mod orphans;
 mod overlay;
@@ -28,6 +30,7 @@ mod points;
 mod read;
 mod run;
 mod store;
+mod superseded;
 mod upload;
 mod writer;
 
@@ -37,10 +40,13 @@ pub use lock::DeviceLock;
 pub use open::Repository;
 pub use points::{PointEntry, PointState};
 pub use read::{Content, Piece, Stored};
+pub use superseded::Freed;
 pub use writer::{FinishInfo, NewPoint, PointWriter};
 
 pub(crate) use index::IndexReader;
-pub(crate) use overlay::{PieceStream, stack};
+pub(crate) use maps::NewMap;
+pub(crate) use mover::Moved;
+pub(crate) use overlay::{PieceStream, is_lost, lost_pieces, stack};
 pub(crate) use run::Run;
 
 use crate::error::{Error, Kind};
@@ -51,6 +57,11 @@ fn lost(error: Error) -> Error {
         return Error::caused(Kind::Damaged, "an object that must be there is missing", error);
     }
     error
+}
+
+/// Something stored is not there or not readable, as opposed to a wrong request or our own mistake.
+pub(crate) const fn is_harm(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Damaged | Kind::NotFound | Kind::Incompatible | Kind::Io)
 }
 
 /// Now, in Unix milliseconds.

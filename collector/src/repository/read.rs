@@ -3,7 +3,11 @@
 use super::{Repository, keys, lost};
 use crate::block::Extent;
 use crate::error::{Error, Kind, Result};
-use crate::format::{CELL, FrameHash, FrameMeta, SegmentId, decode_frame};
+use crate::format::{
+    CELL, FrameHash, FrameMeta, ObjectKind, SegmentId, SegmentRef, SegmentTable, TRAILER_LEN, Trailer,
+    damaged, decode_frame,
+};
+use bytes::Bytes;
 
 /// Stored bytes between two wanted frames that are read along rather than skipped.
 const GAP: u64 = 64 * 1024;
@@ -29,6 +33,8 @@ pub enum Content {
     Zero,
     /// Part of a stored frame.
     Stored(Stored),
+    /// Not known: the index that would say cannot be read. Only in a chain that is salvaged.
+    Lost,
 }
 
 /// Part of a stored frame.
@@ -45,6 +51,16 @@ pub struct Stored {
 }
 
 impl Piece {
+    /// The part of it in `extent`, which lies inside it.
+    #[must_use]
+    pub(crate) fn cut(&self, extent: Extent) -> Self {
+        let mut content = self.content;
+        if let Content::Stored(stored) = &mut content {
+            stored.skip += (extent.offset - self.extent.offset) as u32;
+        }
+        Self { extent, content }
+    }
+
     /// Hash of the piece's content, if it is a whole stored frame.
     pub fn whole_hash(&self) -> Option<FrameHash> {
         match self.content {
@@ -70,6 +86,7 @@ impl Repository {
             match piece.content {
                 Content::Zero => hand_out_zeros(piece.extent, sink)?,
                 Content::Stored(s) => stored.push((piece.extent, s)),
+                Content::Lost => return Err(damaged("its index cannot be read")),
             }
         }
         stored.sort_unstable_by_key(|(extent, s)| (s.segment, s.offset, extent.offset));
@@ -80,6 +97,36 @@ impl Repository {
             rest = later;
         }
         Ok(())
+    }
+
+    /// Reads and verifies the content of sorted `pieces` into `buf`, which has exactly their length, back to back.
+    ///
+    /// # Errors
+    /// As [`read_pieces`](Self::read_pieces).
+    pub(crate) fn read_into(&self, pieces: &[Piece], buf: &mut [u8]) -> Result<()> {
+        let (mut stored, mut places, mut at) = (Vec::new(), Vec::new(), 0);
+        for piece in pieces {
+            let end = at + piece.extent.length as usize;
+            match piece.content {
+                Content::Zero => buf[at..end].fill(0),
+                Content::Stored(_) | Content::Lost => {
+                    stored.push(*piece);
+                    places.push((piece.extent, at));
+                }
+            }
+            at = end;
+        }
+        let mut missing = places.len();
+        self.read_pieces(&stored, &mut |extent, bytes| {
+            let found = places.binary_search_by_key(&extent, |(extent, _)| *extent);
+            let Ok(i) = found else {
+                return Err(Error::new(Kind::Bug, format!("{extent:?} was not asked for")));
+            };
+            buf[places[i].1..][..bytes.len()].copy_from_slice(bytes);
+            missing -= 1;
+            Ok(())
+        })?;
+        if missing == 0 { Ok(()) } else { Err(Error::new(Kind::Bug, "not every piece was delivered")) }
     }
 
     /// Reads and verifies one piece.
@@ -98,26 +145,43 @@ impl Repository {
         Ok(content)
     }
 
+    /// Reads and verifies whole frames of one segment, by offset, and hands out their stored bytes. How many bytes
+    /// were read.
+    ///
+    /// # Errors
+    /// As [`read_pieces`](Self::read_pieces).
+    pub(super) fn read_frames(
+        &self,
+        frames: &[(Extent, Stored)],
+        sink: &mut dyn FnMut(&Stored, Bytes) -> Result<()>,
+    ) -> Result<u64> {
+        let (mut rest, mut read, mut raw) = (frames, 0, Vec::new());
+        while let Some(together) = neighbours(rest) {
+            let (now, later) = rest.split_at(together);
+            let fetched = self.fetch(now)?;
+            read += fetched.bytes.len() as u64;
+            for (_, s) in now {
+                let stored = fetched.stored(s);
+                fetched.decode(s, &stored, &mut raw)?;
+                sink(s, stored)?;
+            }
+            rest = later;
+        }
+        Ok(read)
+    }
+
     /// One read for pieces of one segment.
     fn read_together(
         &self,
         pieces: &[(Extent, Stored)],
         sink: &mut dyn FnMut(Extent, &[u8]) -> Result<()>,
     ) -> Result<()> {
-        let Some((_, first)) = pieces.first() else { return Ok(()) };
-        let key = keys::segment(first.segment);
-        let start = u64::from(first.offset);
-        let end = pieces.iter().map(|(_, s)| end_of(s)).max().unwrap_or(start);
-        let bytes = self.store().get_range(&key, start, end - start).map_err(lost)?;
+        let fetched = self.fetch(pieces)?;
         let mut raw = Vec::new();
         let mut decoded = None;
         for (extent, s) in pieces {
-            let at = (u64::from(s.offset) - start) as usize;
             if decoded != Some((s.offset, s.frame)) {
-                let stored = bytes.get(at..at + s.frame.stored_len as usize).unwrap_or_default();
-                raw.resize(s.frame.extent.length.min(CELL) as usize, 0);
-                let verified = decode_frame(&s.frame, stored, &mut raw);
-                verified.map_err(|e| e.within(format!("read {key} at byte {}", s.offset)))?;
+                fetched.decode(s, &fetched.stored(s), &mut raw)?;
                 decoded = Some((s.offset, s.frame));
             }
             let part = raw.get(s.skip as usize..).and_then(|r| r.get(..extent.length as usize));
@@ -125,6 +189,52 @@ impl Repository {
             sink(*extent, part)?;
         }
         Ok(())
+    }
+
+    /// The stored bytes from the first to the last of the pieces, all of one segment.
+    fn fetch(&self, pieces: &[(Extent, Stored)]) -> Result<Fetched> {
+        let nothing = || Error::new(Kind::Bug, "read no pieces");
+        let (_, first) = pieces.first().ok_or_else(nothing)?;
+        let (key, start) = (keys::segment(first.segment), u64::from(first.offset));
+        let end = pieces.iter().map(|(_, s)| end_of(s)).max().unwrap_or(start);
+        let bytes = self.store().get_range(&key, start, end - start).map_err(lost)?;
+        Ok(Fetched { key, start, bytes })
+    }
+
+    /// A segment's own table of its frames.
+    ///
+    /// # Errors
+    /// [`Kind::Damaged`], [`Kind::NotFound`].
+    pub(super) fn segment_table(&self, segment: &SegmentRef) -> Result<SegmentTable> {
+        let (key, store) = (keys::segment(segment.id), self.store());
+        let last = segment.len.checked_sub(TRAILER_LEN as u64).ok_or_else(|| damaged("segment too short"))?;
+        let trailer = store.get_range(&key, last, TRAILER_LEN as u64)?;
+        let trailer = Trailer::decode(ObjectKind::Segment, &trailer, segment.len)?;
+        let footer = store.get_range(&key, trailer.footer_at, trailer.footer_len)?;
+        SegmentTable::decode_footer(&trailer, &footer)
+    }
+}
+
+/// Stored bytes of a segment.
+struct Fetched {
+    key: String,
+    start: u64,
+    bytes: Bytes,
+}
+
+impl Fetched {
+    /// Those of one frame.
+    fn stored(&self, s: &Stored) -> Bytes {
+        let at = (u64::from(s.offset) - self.start) as usize;
+        let end = at + s.frame.stored_len as usize;
+        if end <= self.bytes.len() { self.bytes.slice(at..end) } else { Bytes::new() }
+    }
+
+    /// Decodes and verifies a frame.
+    fn decode(&self, s: &Stored, stored: &[u8], raw: &mut Vec<u8>) -> Result<()> {
+        raw.resize(s.frame.extent.length.min(CELL) as usize, 0);
+        let verified = decode_frame(&s.frame, stored, raw);
+        verified.map_err(|e| e.within(format!("read {} at byte {}", self.key, s.offset)))
     }
 }
 

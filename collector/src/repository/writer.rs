@@ -3,18 +3,17 @@
 //! Order, and nothing of it is negotiable: every segment durable, then the index, then the manifest. Dropped or
 //! killed before the manifest, it leaves only objects that nothing names.
 
+use super::fill::Filler;
 use super::index::IndexWriter;
 use super::lock::DeviceLock;
 use super::overlay::stack;
 use super::run::Run;
-use super::upload::Uploader;
 use super::{Repository, keys, tool, unix_millis};
 use crate::block::{BLOCK, Granularity};
 use crate::error::{Error, Kind, Result};
 use crate::format::{
     Codec, Consistency, DeviceIdent, EncodedFrame, EpochRange, Geometry, IndexRef, MAX_DEVICE, Manifest,
-    ParentRef, PassStats, Piece, PieceContent, PointId, PointKind, SEGMENT_TARGET, SegmentBuilder,
-    SegmentRef, Totals, fits_cell,
+    ParentRef, PassStats, Piece, PieceContent, PointId, PointKind, SegmentRef, Totals, fits_cell,
 };
 use crate::sys::{failpoint, planted};
 
@@ -61,13 +60,11 @@ pub struct FinishInfo {
 /// Writes one point. Dropped without [`finish`](Self::finish), it leaves at worst segments that nothing names.
 pub struct PointWriter {
     // before the lock: fields are dropped in this order
-    uploader: Uploader,
+    filler: Filler,
     repository: Repository,
     point: PointId,
     new: NewPoint,
     parent: Option<ParentRef>,
-    segment: Option<SegmentBuilder>,
-    sent: u32,
     passes: Vec<Run>,
     /// Where the current pass stands.
     end: u64,
@@ -99,13 +96,11 @@ impl Repository {
             }
         };
         Ok(PointWriter {
-            uploader: Uploader::start(&self.store_handle())?,
+            filler: Filler::start(self)?,
             repository: self.clone(),
             point: PointId::generate(),
             new,
             parent,
-            segment: None,
-            sent: 0,
             passes: vec![Run::default()],
             end: 0,
             totals: Totals::default(),
@@ -148,7 +143,7 @@ impl PointWriter {
             let what = format!("add frame {extent:?}: out of order, off the grid or beyond the device");
             return Err(Error::new(Kind::Bug, what));
         }
-        let offset = if zero { 0 } else { self.place(&frame)? };
+        let offset = if zero { 0 } else { self.filler.place(&frame)? };
         self.end = extent.end();
         self.totals.copied_bytes += extent.length;
         if zero {
@@ -159,34 +154,9 @@ impl PointWriter {
         if planted("frame-not-indexed") && self.totals.frames % 4 == 3 {
             return Ok(());
         }
-        let piece = Piece::whole(&frame.meta, self.sent, offset);
+        let piece = Piece::whole(&frame.meta, self.filler.number(), offset);
         let Some(pass) = self.passes.last_mut() else { return Err(Error::new(Kind::Bug, "no pass begun")) };
         pass.push(self.repository.store(), piece)
-    }
-
-    /// Puts the frame's bytes into the current segment.
-    fn place(&mut self, frame: &EncodedFrame) -> Result<u32> {
-        if self.segment.as_ref().is_some_and(SegmentBuilder::is_full) {
-            self.send()?;
-        }
-        let segment = match &mut self.segment {
-            Some(segment) => segment,
-            empty => {
-                let mut buffer = self.uploader.buffer();
-                if self.sent > 0 {
-                    // the second segment says: this is not a small point
-                    buffer.reserve(SEGMENT_TARGET + (1 << 20));
-                }
-                empty.insert(SegmentBuilder::new(self.repository.uuid(), buffer))
-            }
-        };
-        segment.push(frame)
-    }
-
-    fn send(&mut self) -> Result<()> {
-        let Some(segment) = self.segment.take() else { return Ok(()) };
-        self.sent += 1;
-        self.uploader.send(segment)
     }
 
     /// Makes everything durable: segments, then the index, then the manifest.
@@ -194,8 +164,7 @@ impl PointWriter {
     /// # Errors
     /// If any step fails; then the point does not exist (or, if the very last sync failed, perhaps does).
     pub fn finish(mut self, info: FinishInfo) -> Result<Manifest> {
-        self.send()?;
-        let segments = self.uploader.join()?;
+        let segments = self.filler.finish()?;
         self.totals.changed_bytes = info.changed_bytes;
         self.totals.stored_bytes = segments.iter().map(|s| s.len).sum();
         let (index, covered) = self.write_index(segments)?;

@@ -120,6 +120,22 @@ impl Reading {
         })
     }
 
+    /// Writes that are on their way and have no slot: they would not be carried into the next epoch. To be told only if
+    /// nothing began or ended between this reading and a `later` one, and every write found room. The kernel calls a
+    /// request in flight after it told us (`blk_mq_start_request`, block/blk-mq.c, 6.1 to 7.3); of bios it does not.
+    pub fn unknown_flights(
+        &self,
+        later: &Self,
+        state: &DeviceState,
+        in_flight: u64,
+        carried: u64,
+    ) -> Option<String> {
+        let all_have_slots = state.carry_all == 0 && later.grown(&state.baseline, |c| c.overflowed) == 0;
+        let told = !state.bio_based && all_have_slots && self.rests_until(later);
+        (told && in_flight > carried)
+            .then(|| format!("{in_flight} writes are on their way, and the tracker knows of {carried}"))
+    }
+
     /// Judges the epoch that began at `state.baseline`.
     pub fn judge(&self, state: &DeviceState) -> Verdict {
         let base = &state.baseline;

@@ -23,6 +23,7 @@ mod registry;
 mod stable;
 mod start;
 mod state;
+pub mod uncounted;
 
 pub use guard::{Change, ChangeKind, Findings, Guard, inspect, map_id};
 pub use health::{Reading, Verdict};

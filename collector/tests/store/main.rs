@@ -3,7 +3,10 @@
 
 mod crash;
 mod garbage;
+mod giving_back;
 mod golden;
 mod long_index;
 mod model;
+mod partial;
 mod pruning;
+mod reader;

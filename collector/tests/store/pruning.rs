@@ -1,8 +1,8 @@
-//! Merges and prunes killed at every step: every listed point stays what it was, and the next one ends the work.
+//! Merges, prunes and compactions killed at every step: every listed point stays what it was, and the next one ends the work.
 #![cfg(feature = "failpoints")]
 
 use crate::model::{Model, What, open, restore};
-use collector::chain::{Chain, Policy, prune};
+use collector::chain::{Chain, Limits, Policy, compact, prune};
 use collector::format::PointId;
 use collector::repository::{Repository, check};
 use std::path::Path;
@@ -14,7 +14,7 @@ const DEED: &str = "BLKDELTA_TEST_DEED";
 const SIZE: usize = 8 << 20;
 
 /// Steps, and at which of their hits.
-const STEPS: [(&str, &str, u32); 15] = [
+const STEPS: [(&str, &str, u32); 26] = [
     ("merge", "repo.index.put", 1),
     ("merge", "repo.index.stored", 1),
     ("merge", "repo.map.put", 1),
@@ -30,6 +30,17 @@ const STEPS: [(&str, &str, u32); 15] = [
     ("prune", "repo.sweep.segment-gone", 2),
     ("prune", "repo.sweep.index-gone", 1),
     ("prune", "repo.sweep.maps-gone", 2),
+    ("compact", "repo.segment.put", 1),
+    ("compact", "repo.segment.stored", 1),
+    ("compact", "repo.index.put", 1),
+    ("compact", "repo.index.stored", 1),
+    ("compact", "repo.index.stored", 2),
+    ("compact", "repo.map.put", 1),
+    ("compact", "repo.map.stored", 1),
+    ("compact", "repo.map.stored", 2),
+    ("compact", "repo.superseded.begin", 1),
+    ("compact", "repo.superseded.segment-gone", 1),
+    ("compact", "repo.superseded.commit-gone", 1),
 ];
 
 fn deed(repo: &Repository, what: &str) -> collector::error::Result<()> {
@@ -37,6 +48,11 @@ fn deed(repo: &Repository, what: &str) -> collector::error::Result<()> {
     if what == "merge" {
         let lock = repo.lock(&device)?;
         return Chain::resolve(repo, &device, latest)?.merge(&lock).map(drop);
+    }
+    if what == "compact" {
+        let (dead, max_bytes, grace) = (0.05, u64::MAX, Duration::ZERO);
+        let limits = Limits { dead, max_bytes, bandwidth: None, grace };
+        return compact(repo, &device, &limits, false, &mut |_, _| true).map(drop);
     }
     let policy = Policy { last: 2, ..Policy::default() };
     prune(repo, &device, &policy, Duration::ZERO, false).map(drop)
@@ -93,6 +109,12 @@ fn whatever_dies_when_every_listed_point_stays_what_it_was() {
             let repo = Repository::create(dir.path().to_str().unwrap()).unwrap();
             let (mut model, mut made) = five_points(&repo);
             let case = format!("{what} {step}@{hit} {action}");
+            if what == "compact" {
+                // two points stay, and each has a map that names parts of what went
+                deed(&repo, "prune").unwrap();
+                let lock = repo.lock(&model.device).unwrap();
+                Chain::resolve(&repo, &model.device, made[4].0).unwrap().merge(&lock).unwrap().unwrap();
+            }
             assert!(!run(dir.path(), what, &format!("{step}={action}@{hit}")), "{case} was not reached");
             hold(&repo, &model, &made, &case);
             // a backup goes on, and the next merge or prune ends the work
@@ -101,7 +123,8 @@ fn whatever_dies_when_every_listed_point_stays_what_it_was() {
             made.push((point, model.image.clone()));
             deed(&repo, what).unwrap_or_else(|e| panic!("{case}: {e:?}"));
             hold(&repo, &model, &made, &case);
-            if what == "prune" {
+            if what != "merge" {
+                deed(&repo, "prune").unwrap();
                 repo.sweep_orphans(Duration::ZERO).unwrap();
                 hold(&repo, &model, &made, &case);
                 let report = check(&repo, true, &mut |_, _| {}).unwrap();

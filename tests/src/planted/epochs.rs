@@ -1,12 +1,13 @@
 //! Trials of the epochs: cuts, what stays sealed, what is in flight, a device that grows.
 
-use super::judged::AREA;
+use super::judged::{AREA, audit};
 use super::notice::{Check, Notices};
 use crate::device::{Loop, Mounted, O_DIRECT, open_with, wait_until};
 use crate::files::KINDS;
 use crate::host::run;
 use crate::image::{Aligned, Image, fill};
 use crate::product::Home;
+use crate::protected::Protected;
 use crate::random::Random;
 use crate::scratch::Scratch;
 use crate::tracked::Tracked;
@@ -42,9 +43,10 @@ fn ensure_pending(notices: &mut Notices, tracked: &Tracked, wanted: &[Extent], w
 pub fn kept_until_retired(notices: &mut Notices) -> Result<()> {
     let (scratch, mut random) = (Scratch::new("planted")?, Random::for_test("planted: epochs"));
     let disk = Loop::new(&scratch, "disk", SIZE)?;
-    let mut tracked = Tracked::start(&Home::new(&scratch)?, disk.path(), AREA)?;
+    let care = Protected::new(&scratch, disk.path())?;
+    care.backup(&[])?;
+    let mut tracked = Tracked::start(&care.home, disk.path(), AREA)?;
     let mut later = Vec::new();
-    write_area(disk.path(), 0, &mut random)?;
     let Some(first) = notices.took(tracked.cut()) else { return Ok(()) };
     later.push(write_area(disk.path(), 1, &mut random)?);
     notices.took(tracked.cut());
@@ -61,7 +63,7 @@ pub fn kept_until_retired(notices: &mut Notices) -> Result<()> {
     ensure_pending(notices, &tracked, &later, "after many cuts");
     notices.took(tracked.reopen());
     ensure_pending(notices, &tracked, &later, "after many cuts, reopened");
-    Ok(())
+    audit(notices, &care)
 }
 
 /// A cut while somebody writes, each area once: whatever it does not give, the next one does.

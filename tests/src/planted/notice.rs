@@ -11,6 +11,8 @@ pub enum Check {
     Accounting,
     /// The kernel's counters of skipped programs.
     Misses,
+    /// Writes that the kernel has in flight against the slots.
+    Slots,
     /// What the programs count because they cannot place it.
     BlindSpots,
     /// Programs, links and maps pinned where they were put.
@@ -27,6 +29,8 @@ pub enum Check {
     Audit,
     /// Hashes of what is stored: `check` and `restore`.
     Stored,
+    /// What was to be done against what was done.
+    Totals,
     /// An error of the program, or a reason of another kind.
     Refused,
     /// The comparison with the device itself.
@@ -45,6 +49,7 @@ impl fmt::Display for Check {
         f.pad(match self {
             Self::Accounting => "accounting",
             Self::Misses => "misses counters",
+            Self::Slots => "slots",
             Self::BlindSpots => "blind spots",
             Self::Pins => "pins and links",
             Self::Bitmaps => "bitmaps in place",
@@ -53,6 +58,7 @@ impl fmt::Display for Check {
             Self::Witness => "witness",
             Self::Audit => "audit",
             Self::Stored => "hashes of what is stored",
+            Self::Totals => "totals",
             Self::Refused => "refused",
             Self::Oracle => "oracle",
         })
@@ -60,11 +66,15 @@ impl fmt::Display for Check {
 }
 
 /// Words of the product's reasons, and whose they are.
-const WORDS: [(&str, Check); 18] = [
+const WORDS: [(&str, Check); 22] = [
     ("programs were skipped 0 times", Check::Accounting),
     ("programs were skipped", Check::Misses),
     ("the kernel did not count", Check::Accounting),
     ("counts the disk's writes anew", Check::Accounting),
+    ("the tracker knows of", Check::Slots),
+    ("bytes were read", Check::Totals),
+    ("bytes were audited", Check::Totals),
+    ("an epoch just sealed is not pending", Check::Totals),
     ("found no bitmap", Check::BlindSpots),
     ("beyond the end of the disk", Check::BlindSpots),
     ("more ranges than can be walked", Check::BlindSpots),
@@ -102,7 +112,8 @@ impl Notices {
     /// Reasons for which the product calls something suspect.
     pub fn reasons<S: AsRef<str>>(&mut self, reasons: impl IntoIterator<Item = S>) {
         for reason in reasons {
-            self.note(whose(reason.as_ref()), reason.as_ref());
+            let reason = reason.as_ref().trim_matches('"');
+            self.note(whose(reason), reason);
         }
     }
 

@@ -27,7 +27,10 @@ struct Machine<'a> {
 impl<'a> Machine<'a> {
     fn new(scratch: &'a Scratch) -> Result<Self> {
         let mut random = Random::for_test("planted: reboots");
-        let disk = Loop::new(scratch, "disk", SIZE)?;
+        let backing = scratch.path().join("disk.img");
+        std::fs::File::create(&backing)?.set_len(SIZE)?;
+        // the number that it will have after a reboot, too
+        let disk = Loop::newborn(&backing)?;
         fill(disk.path(), &mut random)?;
         let care = Protected::new(scratch, disk.path())?;
         care.backup(&[])?;

@@ -3,7 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "damages files on purpose")]
 
 use super::*;
-use crate::chain::{Policy, prune};
+use crate::chain::{Compacted, Limits, Policy, compact, prune};
 use std::path::Path;
 use std::time::Duration;
 
@@ -61,6 +61,11 @@ impl Made {
         prune(&self.repo, &device().id, &policy, grace, false).unwrap()
     }
 
+    fn compact(&self, dead: f64, grace: Duration, max_bytes: u64) -> Compacted {
+        let limits = Limits { dead, max_bytes, bandwidth: None, grace };
+        compact(&self.repo, &device().id, &limits, false, &mut |_, _| true).unwrap()
+    }
+
     fn objects(&self, folder: &str) -> usize {
         fn count(folder: &Path) -> usize {
             let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
@@ -78,6 +83,7 @@ enum Deed {
     Back(bool, Vec<Vec<Write>>),
     Merge(usize),
     Prune(u32, bool),
+    Compact(u8, bool),
 }
 
 fn deed() -> impl Strategy<Value = Deed> {
@@ -85,6 +91,7 @@ fn deed() -> impl Strategy<Value = Deed> {
         4 => (prop::bool::weighted(0.15), prop::collection::vec(pass(), 1..3)).prop_map(|(f, p)| Deed::Back(f, p)),
         1 => (0usize..9).prop_map(Deed::Merge),
         1 => (1u32..5, any::<bool>()).prop_map(|(last, at_once)| Deed::Prune(last, at_once)),
+        1 => (1u8..90, any::<bool>()).prop_map(|(dead, at_once)| Deed::Compact(dead, at_once)),
     ]
 }
 
@@ -108,6 +115,14 @@ proptest! {
                 Deed::Prune(last, at_once) => {
                     made.prune(last, if at_once { Duration::ZERO } else { DAY });
                     prop_assert!(made.listed().len() <= last as usize);
+                }
+                Deed::Compact(dead, at_once) => {
+                    let (dead, listed) = (f64::from(dead) / 100.0, made.listed());
+                    made.compact(dead, if at_once { Duration::ZERO } else { DAY }, u64::MAX);
+                    prop_assert_eq!(made.listed(), listed);
+                    made.hold();
+                    let again = made.compact(dead, DAY, u64::MAX);
+                    prop_assert_eq!((again.segments, again.maps), (0, 0), "the work ends");
                 }
             }
             made.hold();
@@ -218,4 +233,134 @@ fn a_damaged_map_never_gives_other_bytes() {
     made.prune(1, Duration::ZERO);
     made.hold();
     assert!(folder.join("2.json").exists());
+}
+
+/// A full of noise, most of it written over since, of which only the last point is kept.
+fn mostly_dead() -> Made {
+    let mut made = Made::new();
+    made.add(true, &[vec![(0, 53, 150)]]);
+    made.add(false, &[vec![(0, 14, 7), (18, 30, 160)]]);
+    made.add(false, &[vec![(3, 2, 9)]]);
+    made.prune(1, Duration::ZERO);
+    made
+}
+
+#[test]
+fn a_compaction_frees_what_no_point_shows_and_says_how_much() {
+    let made = mostly_dead();
+    let before = made.objects("seg");
+    let planned = compact(
+        &made.repo,
+        &device().id,
+        &Limits { dead: 0.3, max_bytes: u64::MAX, bandwidth: None, grace: DAY },
+        true,
+        &mut |_, _| true,
+    )
+    .unwrap();
+    assert!(planned.segments > 0 && planned.freed.is_none() && made.objects("seg") == before);
+    let done = made.compact(0.3, DAY, u64::MAX);
+    assert_eq!((done.segments, done.moved_bytes), (planned.segments, planned.moved_bytes));
+    assert!(done.maps == 1 && done.moved_bytes < done.segment_bytes && done.damaged.is_empty());
+    let freed = done.freed.unwrap();
+    assert_eq!((freed.segments, freed.waiting_bytes), (0, done.segment_bytes), "the grace is not over");
+    made.hold();
+    assert_eq!(check(&made.repo, true, &mut |_, _| {}).unwrap().superseded, done.segments);
+    // the nightly prune takes it away when the grace is over
+    let pruned = made.prune(1, Duration::ZERO).swept.unwrap();
+    assert_eq!((pruned.segments, pruned.bytes), (done.segments, done.segment_bytes));
+    assert_eq!(made.objects("seg"), before - done.segments as usize + 1);
+    assert_eq!(made.objects("map"), 2, "the superseded map is gone");
+    made.hold();
+    made.repo.sweep_orphans(Duration::ZERO).unwrap();
+    made.hold();
+}
+
+/// Museum M19, for what is moved instead of dropped.
+#[test]
+fn a_restore_that_began_before_a_compaction_ends_well_within_the_grace() {
+    let made = mostly_dead();
+    let (last, shadow) = made.points.last().unwrap().clone();
+    let chain = Chain::resolve(&made.repo, &device().id, last).unwrap();
+    assert!(made.compact(0.3, DAY, u64::MAX).segments > 0);
+    assert!(restore(&chain) == shadow);
+    // and after it: an error, never other bytes; who asks again gets it
+    made.compact(0.3, Duration::ZERO, u64::MAX);
+    let pieces = chain.pieces().and_then(|p| p.collect::<Result<Vec<_>>>());
+    assert!(pieces.and_then(|p| made.repo.read_pieces(&p, &mut |_, _| Ok(()))).is_err());
+    made.hold();
+}
+
+#[test]
+fn a_compaction_keeps_to_its_bound_and_goes_on_later() {
+    let mut made = Made::new();
+    made.add(true, &[vec![(0, 53, 150)]]);
+    for n in 1..6 {
+        // of each point little stays
+        made.add(false, &[vec![(0, 40, 150 + n), (40 + n as usize, 1, 200 + n)]]);
+    }
+    made.prune(1, Duration::ZERO);
+    let whole = made.compact(0.5, DAY, 0);
+    assert_eq!((whole.segments, whole.maps, whole.more), (0, 0, true));
+    let (mut runs, mut emptied) = (0, 0);
+    loop {
+        // what is left of the full fits, but not along with the others
+        let one = made.compact(0.2, DAY, 90_000);
+        made.hold();
+        assert!(one.moved_bytes <= 90_000);
+        (runs, emptied) = (runs + 1, emptied + one.segments);
+        if !one.more {
+            break;
+        }
+        assert!(one.segments > 0, "every run gets on");
+    }
+    assert!(runs > 1 && emptied >= 4, "{runs} runs, {emptied} segments");
+    // stopped by a person: what was moved so far counts
+    let limits = Limits { dead: 0.01, max_bytes: u64::MAX, bandwidth: None, grace: DAY };
+    let stopped = compact(&made.repo, &device().id, &limits, false, &mut |_, _| false).unwrap();
+    assert!(stopped.segments <= 1);
+    made.hold();
+}
+
+/// Damage is not moved into a sound segment, and stops nothing else.
+#[test]
+fn a_damaged_frame_stays_where_it_is_and_is_named() {
+    let made = mostly_dead();
+    let planned = made.compact(0.3, DAY, 0);
+    assert!(planned.more);
+    let mut files = Vec::new();
+    for shard in std::fs::read_dir(made.repo.local_path().unwrap().join("seg")).unwrap().flatten() {
+        files.extend(std::fs::read_dir(shard.path()).unwrap().flatten().map(|e| e.path()));
+    }
+    for file in &files {
+        let mut bytes = std::fs::read(file).unwrap();
+        let last_frame = bytes.len() - 60 - bytes.len() / 8;
+        bytes[64..last_frame].fill(7);
+        std::fs::write(file, bytes).unwrap();
+    }
+    let done = made.compact(0.3, Duration::ZERO, u64::MAX);
+    assert!(done.segments == 0 && done.maps == 0 && !done.damaged.is_empty(), "{done:?}");
+    assert_eq!(made.objects("seg"), files.len());
+}
+
+/// A sole map that is lost is not replaced by one that names segments which are gone.
+#[test]
+fn a_lost_map_of_a_compaction_is_said_and_never_papered_over() {
+    let made = mostly_dead();
+    let last = made.points.last().unwrap().0;
+    made.compact(0.3, Duration::ZERO, u64::MAX);
+    let folder = made.repo.local_path().unwrap().join("map/disk").join(last.to_string());
+    let map =
+        std::fs::read_dir(&folder).unwrap().flatten().map(|e| e.path()).find(|p| p.extension().is_none());
+    std::fs::write(map.unwrap(), b"x").unwrap();
+    let report = check(&made.repo, false, &mut |_, _| {}).unwrap();
+    assert!(report.damages.iter().any(|d| d.points.contains(&last)), "{:?}", report.damages);
+    let lock = made.repo.lock(&device().id).unwrap();
+    let failed = Chain::resolve(&made.repo, &device().id, last).and_then(|c| c.merge(&lock).map(drop));
+    assert!(failed.is_err_and(|e| e.kind() == Kind::Damaged));
+    drop(lock);
+    let limits = Limits { dead: 0.3, max_bytes: u64::MAX, bandwidth: None, grace: Duration::ZERO };
+    let failed = compact(&made.repo, &device().id, &limits, false, &mut |_, _| true).unwrap_err();
+    assert_eq!(failed.kind(), Kind::Damaged);
+    // the moved frames are still there for whoever can save them
+    assert!(made.objects("seg") > 0);
 }

@@ -10,7 +10,7 @@ use super::kernel;
 use super::places::Places;
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::privilege::{Capability, explained};
-use crate::sys::{bpf, planted, planted_programs, publish};
+use crate::sys::{bpf, failpoint, planted, planted_programs, publish};
 use aya::maps::{Array, ArrayOfMaps, MapData, PerCpuArray};
 use aya::programs::BtfTracePoint;
 use aya::programs::links::{FdLink, PinnedLink};
@@ -142,9 +142,11 @@ pub fn ensure(places: &Places, roles: &[Role]) -> Result<Loaded> {
         .filter(|h| !loaded.programs.iter().any(|p| p.program == h.program))
         .collect();
     if !missing.is_empty() {
+        remove_torn(places, &missing)?;
         make_bitmap_table(places)?;
         loaded.folder = places.check_mount()?;
         loaded.programs.extend(attach(places, &kernel::describe(&mut types)?, &missing)?);
+        failpoint("track.after-load")?;
         write_json(&places.loaded(), &loaded)?;
         lose_pins(places)?;
     }
@@ -162,6 +164,19 @@ fn lose_pins(places: &Places) -> Result<()> {
         let other = bpf::open_pin(&places.program("rq_issue"))?;
         gone(&places.program(VICTIM))?;
         bpf::pin(bpf::fd(&other), &places.program(VICTIM))?;
+    }
+    Ok(())
+}
+
+/// Detaches programs that somebody pinned who did not live to say so: beside ours they would count twice.
+fn remove_torn(places: &Places, hooks: &[&Hook]) -> Result<()> {
+    for pin in hooks.iter().flat_map(|h| [places.link(h.program), places.program(h.program)]) {
+        match std::fs::remove_file(&pin) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::os(format!("remove {}", pin.display()), e));
+            }
+            _ => {}
+        }
     }
     Ok(())
 }

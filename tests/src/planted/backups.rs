@@ -3,7 +3,7 @@
 use super::judged::{at_rest, audit, backed_up, stored};
 use super::notice::{Check, Notices};
 use super::planted;
-use crate::device::{Loop, Mounted, O_DIRECT, open_with};
+use crate::device::{Loop, Mounted, O_DIRECT, open_with, put};
 use crate::files::KINDS;
 use crate::image::{Aligned, Image, fill};
 use crate::protected::{Protected, ensure_same};
@@ -95,7 +95,7 @@ pub fn of_another_disk(notices: &mut Notices) -> Result<()> {
     let (disk, care) = start(&scratch, &mut random)?;
     care.backup(&[])?;
     let other = scratch.path().join("other.img");
-    std::fs::write(&other, random.bytes(SIZE as usize))?;
+    put(&other, &random.bytes(SIZE as usize))?;
     let node = disk.path().to_path_buf();
     let _disk = if planted() {
         disk.detach()?;
@@ -133,7 +133,7 @@ pub fn of_files(notices: &mut Notices) -> Result<()> {
     let mounted = Mounted::new(&scratch, disk.path(), "")?;
     let mut held: Vec<Vec<u8>> = (0..6).map(|_| random.bytes(2 << 20)).collect();
     for (nth, bytes) in held.iter().enumerate() {
-        std::fs::write(mounted.point().join(nth.to_string()), bytes)?;
+        put(&mounted.point().join(nth.to_string()), bytes)?;
     }
     rustix::fs::sync();
     let care = Protected::new(&scratch, disk.path())?;

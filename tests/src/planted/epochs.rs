@@ -43,6 +43,7 @@ fn ensure_pending(notices: &mut Notices, tracked: &Tracked, wanted: &[Extent], w
 pub fn kept_until_retired(notices: &mut Notices) -> Result<()> {
     let (scratch, mut random) = (Scratch::new("planted")?, Random::for_test("planted: epochs"));
     let disk = Loop::new(&scratch, "disk", SIZE)?;
+    fill(disk.path(), &mut random)?;
     let care = Protected::new(&scratch, disk.path())?;
     care.backup(&[])?;
     let mut tracked = Tracked::start(&care.home, disk.path(), AREA)?;

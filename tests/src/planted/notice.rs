@@ -19,6 +19,8 @@ pub enum Check {
     Pins,
     /// Bitmaps in their places, the device in the programs' lists.
     Bitmaps,
+    /// Which disk it is.
+    Identity,
     /// What was saved over a reboot, by its hash and header.
     SavedMap,
     /// What this kernel wrote before tracking began again.
@@ -53,6 +55,7 @@ impl fmt::Display for Check {
             Self::BlindSpots => "blind spots",
             Self::Pins => "pins and links",
             Self::Bitmaps => "bitmaps in place",
+            Self::Identity => "identity",
             Self::SavedMap => "saved-map check",
             Self::Gap => "gap proof",
             Self::Witness => "witness",
@@ -88,7 +91,7 @@ const WORDS: [(&str, Check); 22] = [
     ("cannot be used", Check::SavedMap),
     ("this kernel wrote", Check::Gap),
     ("somebody wrote", Check::Witness),
-    ("another disk is behind", Check::Refused),
+    ("is tracked no more", Check::Identity),
 ];
 
 fn whose(reason: &str) -> Check {

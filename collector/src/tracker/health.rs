@@ -131,7 +131,8 @@ impl Reading {
         carried: u64,
     ) -> Option<String> {
         let all_have_slots = state.carry_all == 0 && later.grown(&state.baseline, |c| c.overflowed) == 0;
-        let told = !state.bio_based && all_have_slots && self.rests_until(later);
+        // before the first point there is nothing to lose, and some may have begun before tracking
+        let told = state.base.is_some() && !state.bio_based && all_have_slots && self.rests_until(later);
         (told && in_flight > carried)
             .then(|| format!("{in_flight} writes are on their way, and the tracker knows of {carried}"))
     }

@@ -24,6 +24,7 @@ pub mod machine;
 pub mod monitor;
 pub mod oracle;
 pub mod planted;
+pub mod privileges;
 pub mod product;
 pub mod protected;
 pub mod proxy;

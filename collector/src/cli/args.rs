@@ -101,8 +101,10 @@ pub enum Verb {
   blkdelta compact --repo /backup --dead 50% --max-bytes 20GiB --bandwidth 50MiB")]
     Compact(super::compacting::Compact),
     /// Look for damage in a repository
-    #[command(after_help = "Example:\n  blkdelta check --repo /backup --read-data")]
-    Check(Check),
+    #[command(after_help = "Examples:
+  blkdelta check --repo /backup --read-data
+  blkdelta check --repo /backup --read-data=10%      every day another tenth of the data")]
+    Check(super::checking::Check),
 }
 
 impl Verb {
@@ -285,20 +287,6 @@ pub struct List {
     pub json: bool,
 }
 
-/// `check`.
-#[derive(Debug, Args)]
-pub struct Check {
-    /// Repository: a folder, s3://BUCKET/PREFIX, or https://HOST/PATH to read
-    #[arg(long, value_name = "REPO")]
-    pub repo: String,
-    /// Read and verify every stored byte, not only the structure
-    #[arg(long)]
-    pub read_data: bool,
-    /// For programs
-    #[arg(long)]
-    pub json: bool,
-}
-
 fn granularity(text: &str) -> Result<Granularity, String> {
     Granularity::try_from(size(text)?)
 }
@@ -407,6 +395,7 @@ mod tests {
             "blkdelta export --repo /r --point latest --format raw x.img",
             "blkdelta export --repo /r --point latest --format qcow2 --compress x.qcow2 --json",
             "blkdelta check --repo /r --read-data",
+            "blkdelta check --repo /r --read-data=10% --json",
             "blkdelta merge --repo /r --device d --up-to latest --json",
             "blkdelta backup /dev/a --repo s3://b/p --s3-endpoint http://h:9000 --bandwidth 50MiB/s --retry-for 1m",
             "blkdelta prune --repo s3://b/p?profile=pruner --keep-last 3 --break-lock",
@@ -436,6 +425,8 @@ mod tests {
             "blkdelta diff --between A B",
             "blkdelta diff --between A --repo r",
             "blkdelta diff /d --repo r",
+            "blkdelta check --repo r --read-data=0%",
+            "blkdelta check --repo r --read-data=ten",
             "blkdelta backup /d",
             "blkdelta backup /d --repo r --compression 20",
             "blkdelta watch /d --repo r",

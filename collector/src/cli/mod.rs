@@ -15,6 +15,7 @@ mod output;
 mod progress;
 mod restoring;
 mod show;
+mod starting;
 mod tracking;
 
 use anyhow::Result;
@@ -57,6 +58,7 @@ fn run(cli: Cli) -> Result<Ending> {
         Verb::Status(args) => tracking::status(&args),
         Verb::Diff(args) => tracking::diff(&args),
         Verb::Backup(args) => making::backup(&args),
+        Verb::KeepSince(args) => starting::keep_since(&args),
         Verb::Watch(args) => making::watch(args),
         Verb::Monitor(args) => monitor::monitor(args),
         Verb::Audit(args) => auditing::audit(&args),

@@ -7,6 +7,7 @@
 use super::Repository;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::DeviceId;
+use crate::sys::failpoint;
 use rustix::fs::FlockOperation;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -53,6 +54,7 @@ impl Repository {
         let Some(folder) = self.local_path() else {
             return Err(Error::new(Kind::Unsupported, "lock a repository that is not a local folder"));
         };
+        failpoint("repo.lock.take")?;
         self.store().settle()?;
         let path = folder.join("lock").join(device.as_str());
         let what = || format!("lock {device} in repository {}", folder.display());

@@ -4,6 +4,7 @@
 mod crash;
 mod garbage;
 mod golden;
+mod interleave;
 mod long_index;
 mod model;
 mod pruning;

@@ -20,6 +20,7 @@ pub mod guest;
 pub mod host;
 pub mod image;
 pub mod load;
+pub mod machine;
 pub mod monitor;
 pub mod oracle;
 pub mod product;

@@ -14,8 +14,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// What is listed in so many bytes of a device is read at once, with what lies between: the cuts stay close together.
+/// Read at once, at most.
 const WINDOW: u64 = 256 << 10;
+/// What lies between two listed extents is read with them, if it is no more than this: a call costs as much.
+const GAP: u64 = 16 << 10;
 
 /// The parts of an extent that lie in one window each.
 fn pieces(extent: &Extent) -> impl Iterator<Item = Extent> + use<> {
@@ -82,7 +84,9 @@ impl Replica {
             listed = listed.chunks(nth).flat_map(|few| &few[1..]).copied().collect();
         }
         let pieces: Vec<Extent> = listed.iter().flat_map(pieces).collect();
-        for near in pieces.chunk_by(|a, b| a.offset / WINDOW == b.offset / WINDOW) {
+        let near =
+            |a: &Extent, b: &Extent| a.offset / WINDOW == b.offset / WINDOW && b.offset - a.end() <= GAP;
+        for near in pieces.chunk_by(near) {
             let (first, last) = (near[0].offset, near[near.len() - 1].end());
             let buffer = &mut self.buffer[..(last - first) as usize];
             self.device.read_exact_at(buffer, first).context("copy extents of a cut")?;
@@ -111,7 +115,7 @@ impl Replica {
     }
 }
 
-/// Follows the device until `running` writers are none, then once more.
+/// Follows the device until `running` writers are none, then once more; `pause` ends with them.
 pub fn follow_until_quiet(
     tracked: &mut Tracked,
     replica: &mut Replica,
@@ -120,10 +124,16 @@ pub fn follow_until_quiet(
 ) -> Result<()> {
     while running.load(Ordering::SeqCst) > 0 {
         replica.follow(tracked)?;
-        std::thread::sleep(pause);
+        let until = Instant::now() + pause;
+        while running.load(Ordering::SeqCst) > 0 && Instant::now() < until {
+            std::thread::sleep(STEP.min(until.saturating_duration_since(Instant::now())));
+        }
     }
     replica.follow(tracked)
 }
+
+/// Waiting for writers goes by such steps.
+const STEP: Duration = Duration::from_millis(2);
 
 /// Counts a thread as running until dropped, also by panic.
 pub struct Running<'a>(pub &'a AtomicUsize);

@@ -156,6 +156,36 @@ fn a_partition_grows_and_shrinks_beside_its_tracked_disk() -> Result<()> {
     whole.finish()
 }
 
+/// A partition shrinks and grows back and nobody looks in between: what was written in its place meanwhile, through the
+/// disk, was seen.
+#[test]
+fn a_partition_that_shrank_and_grew_back_lost_nothing() -> Result<()> {
+    const NAME: &str = "resize::a_partition_that_shrank_and_grew_back_lost_nothing";
+    skip_if!(host::no_tracking(), NAME);
+    let scratch = Scratch::new("resize-back")?;
+    let mut random = Random::for_test(NAME);
+    let disk = Loop::new(&scratch, "disk", 64 << 20)?;
+    fill(disk.path(), &mut random)?;
+    let parts = disk.partition("label: dos\nstart=2048, size=60000\n")?;
+    let mut part = Tracked::start(&Home::new(&scratch)?, &parts[0], 4096)?;
+    let start = part.cut()?;
+    part.retire(start.epoch)?;
+    let before = Image::of(&parts[0])?;
+    for sectors in ["20000", "60000"] {
+        host::run("resizepart", [disk.path().as_os_str(), "1".as_ref(), sectors.as_ref()])?;
+        churn(disk.path(), &mut random, 200)?;
+    }
+    let after = Image::of(&parts[0])?;
+    let cut = part.cut()?;
+    ensure!(cut.suspect.is_empty(), "{:?}", cut.suspect);
+    ensure_listed(&before, &after, &cut.extents, "shrunk and grown back")?;
+    ensure!(
+        before.difference(&after).iter().any(|e| e.offset > 20_000 * 512),
+        "nothing was written behind it"
+    );
+    part.finish()
+}
+
 /// Killed at every step of taking the new size over; what was pending before is still listed.
 #[test]
 fn killed_while_a_new_size_is_taken_over() -> Result<()> {

@@ -9,6 +9,7 @@
 //! Must stay true: an increment shadows what is below it, byte for byte; each parent is the very manifest its
 //! child was made on (hash); the memory needed does not grow with the device.
 
+mod between;
 mod compact;
 mod merge;
 mod prune;
@@ -23,6 +24,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 pub use crate::repository::{Content, Piece, Stored};
+pub use between::{Between, between};
 pub use compact::{Compacted, Limits, compact};
 pub use merge::merge_if_longer;
 pub use prune::{Plan, Pruned, prune};

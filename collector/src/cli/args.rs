@@ -48,10 +48,10 @@ pub enum Verb {
     /// What is tracked, since when, how much changed, and how healthy that is
     #[command(after_help = "Example:\n  blkdelta status --json")]
     Status(Status),
-    /// The current difference list, without ending it
-    #[command(
-        after_help = "Example:\n  blkdelta diff /dev/sda --json | jq '.extents[] | select(.length > 1048576)'"
-    )]
+    /// The current difference list, without ending it; or what differs between two recovery points
+    #[command(after_help = "Examples:
+  blkdelta diff /dev/sda --json | jq '.extents[] | select(.length > 1048576)'
+  blkdelta diff --between 01JD3XQ8Z5W2M4T6Y8A0C2E4G6 latest --repo /backup")]
     Diff(Diff),
     /// Make a recovery point: first a full one, then what changed
     #[command(after_help = "Examples:
@@ -100,6 +100,18 @@ pub enum Verb {
     Check(Check),
 }
 
+impl Verb {
+    /// What is tracked matters to it, not only a repository.
+    pub const fn looks_at_the_kernel(&self) -> bool {
+        match self {
+            Self::List(_) | Self::Check(_) | Self::Merge(_) | Self::Prune(_) => false,
+            Self::Compact(_) | Self::Restore(_) => false,
+            Self::Diff(diff) => diff.between.is_none(),
+            _ => true,
+        }
+    }
+}
+
 /// `track`.
 #[derive(Debug, Args)]
 pub struct Track {
@@ -145,8 +157,18 @@ pub struct Status {
 #[derive(Debug, Args)]
 pub struct Diff {
     /// A tracked device
-    #[arg(value_name = "DEV")]
-    pub device: PathBuf,
+    #[arg(value_name = "DEV", required_unless_present = "between", conflicts_with = "between")]
+    pub device: Option<PathBuf>,
+    /// Two points instead, ids as `list` prints them or `latest`: where they differ, by the hashes of their indexes,
+    /// in runs of at most 64 KiB
+    #[arg(long, num_args = 2, value_names = ["A", "B"], requires = "repo")]
+    pub between: Option<Vec<String>>,
+    /// Folder of the repository of the two points
+    #[arg(long, value_name = "REPO", requires = "between")]
+    pub repo: Option<String>,
+    /// Read what the two points hold where their hashes differ, and list only blocks of 4 KiB that differ
+    #[arg(long, requires = "between")]
+    pub exact: bool,
     /// For programs
     #[arg(long)]
     pub json: bool,
@@ -419,6 +441,7 @@ mod tests {
             "blkdelta status",
             "blkdelta status /dev/a --json",
             "blkdelta diff /dev/a --json",
+            "blkdelta diff --between A latest --repo /r --exact --json",
             "blkdelta backup /dev/a --repo /r --full --json --no-freeze --compression none",
             "blkdelta watch /dev/a --repo /r --every 10s --merge-every 30",
             "blkdelta backup /dev/a --repo /r --merge-every 30",
@@ -459,6 +482,11 @@ mod tests {
             "blkdelta track /d --granularity 5KiB",
             "blkdelta track /d --granularity 2MiB",
             "blkdelta track /d --granularity 99999999999999999999KiB",
+            "blkdelta diff",
+            "blkdelta diff /d --between A B --repo r",
+            "blkdelta diff --between A B",
+            "blkdelta diff --between A --repo r",
+            "blkdelta diff /d --repo r",
             "blkdelta backup /d",
             "blkdelta backup /d --repo r --compression 20",
             "blkdelta watch /d --repo r",

@@ -6,6 +6,7 @@
 mod args;
 mod auditing;
 mod compacting;
+mod comparing;
 mod keeping;
 mod listing;
 mod living;
@@ -38,15 +39,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<Ending> {
-    if !matches!(
-        cli.verb,
-        Verb::List(_)
-            | Verb::Check(_)
-            | Verb::Merge(_)
-            | Verb::Prune(_)
-            | Verb::Compact(_)
-            | Verb::Restore(_)
-    ) {
+    if cli.verb.looks_at_the_kernel() {
         // what an older version left in the kernel is taken over before anybody looks at it
         crate::tracker::migrate(&crate::tracker::Places::from_env())?;
     }
@@ -56,7 +49,7 @@ fn run(cli: Cli) -> Result<Ending> {
         Verb::Save(args) => living::save(&args),
         Verb::Resume(args) => living::resume(&args),
         Verb::Status(args) => tracking::status(&args),
-        Verb::Diff(args) => tracking::diff(&args),
+        Verb::Diff(args) => comparing::diff(&args),
         Verb::Backup(args) => making::backup(&args),
         Verb::KeepSince(args) => starting::keep_since(&args),
         Verb::Watch(args) => making::watch(args),

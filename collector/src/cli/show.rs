@@ -1,5 +1,6 @@
 //! How numbers, times and tables look to a person.
 
+use crate::block::ExtentSet;
 use std::time::Duration;
 
 /// `1.5 MiB`.
@@ -42,6 +43,15 @@ fn date(days: u64) -> (u64, u64, u64) {
     let day = day_of_year - (153 * march_month + 2) / 5 + 1;
     let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
     (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+}
+
+/// A list of extents, and what they sum up to, without a newline.
+pub fn extents(set: &ExtentSet) -> String {
+    let mut table = Table::new(&[">offset", ">length"]);
+    for extent in set {
+        table.row([extent.offset.to_string(), extent.length.to_string()]);
+    }
+    format!("{table}{} extents, {}", set.len(), bytes(set.total()))
 }
 
 /// Rows of text in aligned columns.

@@ -2,7 +2,7 @@
 
 use super::args::{Diff, Status, Track, Untrack};
 use super::output::{Ending, print, print_json, say};
-use super::show::{Table, bytes, duration, time};
+use super::show::{Table, bytes, duration, extents, time};
 use crate::block::Extent;
 use crate::diff::{self, Look};
 use crate::error::{Error, Kind};
@@ -258,11 +258,11 @@ struct List<'a> {
 }
 
 /// The current difference list.
-pub fn diff(args: &Diff) -> Result<Ending> {
-    let Look { difference, state, .. } = diff::look(&Places::from_env(), &args.device)?;
+pub fn diff(args: &Diff, device: &Path) -> Result<Ending> {
+    let Look { difference, state, .. } = diff::look(&Places::from_env(), device)?;
     if args.json {
         print_json(&List {
-            device: args.device.clone(),
+            device: device.to_owned(),
             size: state.identity.size,
             granularity: state.granularity.bytes(),
             since_unix_ms: difference.since_ms,
@@ -273,12 +273,8 @@ pub fn diff(args: &Diff) -> Result<Ending> {
             extents: difference.extents.iter().copied().collect(),
         })?;
     } else {
-        let mut text = Table::new(&[">offset", ">length"]);
-        for extent in &difference.extents {
-            text.row([extent.offset.to_string(), extent.length.to_string()]);
-        }
-        let (extents, total) = (difference.extents.len(), bytes(difference.extents.total()));
-        print(&format!("{text}{extents} extents, {total} since {} UTC\n", time(difference.since_ms)))?;
+        let list = extents(&difference.extents);
+        print(&format!("{list} since {} UTC\n", time(difference.since_ms)))?;
         for reason in &difference.suspect {
             say(&format!("suspect: {reason}"));
         }

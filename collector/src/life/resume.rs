@@ -172,7 +172,7 @@ fn judge(
     let Some(saved) = &record.saved else {
         return Ok(Err(vec!["it was not stopped cleanly (crash, power cut, or still in use then)".into()]));
     };
-    let mut reasons = gap::written_here(device)?;
+    let mut reasons = gap::written_here(places, device)?;
     if record.boot == places.boot_id()? {
         reasons.push("it was saved in this very boot, and tracking broke since".into());
     }
@@ -220,8 +220,5 @@ fn contradictions(device: &BlockDevice, saved: &Saved, changed: &ExtentSet) -> R
         return Ok(vec!["its partitions changed while it was not tracked".into()]);
     }
     let differ = now.iter().zip(&saved.witnesses).filter(|(now, then)| now != then);
-    let say = |(_, then): (_, &crate::format::Witness)| {
-        format!("somebody wrote while it was not tracked ({} changed)", then.what)
-    };
-    Ok(differ.map(say).collect())
+    Ok(differ.map(|(_, then)| witness::contradiction(then)).collect())
 }

@@ -7,6 +7,8 @@
 //! | btrfs | super block | every commit counts `generation` |
 //! | anything else, if it is small | all | |
 //!
+//! A device-mapper device has one more: its table. Where another one maps it elsewhere, all bytes may be others.
+//!
 //! What must stay true: no witness for a part, no proof for the device. A file system is a witness only if it looks
 //! like the one that made the changes: where something changed since the base and its bytes did not, they are
 //! leftovers under something else. What writes past the file system while we are away (`dd` in a rescue system) is
@@ -15,7 +17,7 @@
 use crate::block::{Extent, ExtentSet};
 use crate::error::Result;
 use crate::format::{Blake3, Witness};
-use crate::sys::device::BlockDevice;
+use crate::sys::device::{BlockDevice, Makeup};
 use crate::sys::direct::{AlignedBuf, DirectFile};
 
 /// Bytes that are read at most for all witnesses of a device: a few seconds on any disk.
@@ -57,7 +59,25 @@ pub fn take(device: &BlockDevice, changed: &ExtentSet) -> Result<Result<Vec<Witn
         let digest = digest(&file, part, &found.places)?;
         witnesses.push(Witness { part, what: found.what.into(), digest });
     }
+    let makeup = Makeup::of(&device.whole_disk()?)?;
+    witnesses.extend(makeup.table().map(|table| of_table(device, table)));
     Ok(Ok(witnesses))
+}
+
+/// By the hash of a device-mapper table. Device numbers stand in it: where those change from boot to boot it is
+/// another table, and nothing is proved.
+fn of_table(device: &BlockDevice, table: &str) -> Witness {
+    Witness { part: Extent::new(0, device.size), what: TABLE.into(), digest: Blake3::of(table.as_bytes()) }
+}
+
+const TABLE: &str = "device-mapper table";
+
+/// What a witness that is not as it was says.
+pub fn contradiction(then: &Witness) -> String {
+    match then.what.as_str() {
+        TABLE => "its device-mapper table was changed while it was not tracked".into(),
+        what => format!("somebody wrote while it was not tracked ({what} changed)"),
+    }
 }
 
 /// The partitions and what lies between them; the whole device if it has none.

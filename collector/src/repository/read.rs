@@ -50,6 +50,16 @@ pub struct Stored {
 }
 
 impl Piece {
+    /// The part of it in `extent`, which lies inside it.
+    #[must_use]
+    pub(crate) fn cut(&self, extent: Extent) -> Self {
+        let mut content = self.content;
+        if let Content::Stored(stored) = &mut content {
+            stored.skip += (extent.offset - self.extent.offset) as u32;
+        }
+        Self { extent, content }
+    }
+
     /// Hash of the piece's content, if it is a whole stored frame.
     pub fn whole_hash(&self) -> Option<FrameHash> {
         match self.content {
@@ -85,6 +95,36 @@ impl Repository {
             rest = later;
         }
         Ok(())
+    }
+
+    /// Reads and verifies the content of sorted `pieces` into `buf`, which has exactly their length, back to back.
+    ///
+    /// # Errors
+    /// As [`read_pieces`](Self::read_pieces).
+    pub(crate) fn read_into(&self, pieces: &[Piece], buf: &mut [u8]) -> Result<()> {
+        let (mut stored, mut places, mut at) = (Vec::new(), Vec::new(), 0);
+        for piece in pieces {
+            let end = at + piece.extent.length as usize;
+            match piece.content {
+                Content::Zero => buf[at..end].fill(0),
+                Content::Stored(_) => {
+                    stored.push(*piece);
+                    places.push((piece.extent, at));
+                }
+            }
+            at = end;
+        }
+        let mut missing = places.len();
+        self.read_pieces(&stored, &mut |extent, bytes| {
+            let found = places.binary_search_by_key(&extent, |(extent, _)| *extent);
+            let Ok(i) = found else {
+                return Err(Error::new(Kind::Bug, format!("{extent:?} was not asked for")));
+            };
+            buf[places[i].1..][..bytes.len()].copy_from_slice(bytes);
+            missing -= 1;
+            Ok(())
+        })?;
+        if missing == 0 { Ok(()) } else { Err(Error::new(Kind::Bug, "not every piece was delivered")) }
     }
 
     /// Reads and verifies one piece.

@@ -110,7 +110,8 @@ impl<'a> Crew<'a> {
     }
 
     fn data(&self, work: &Work, buffers: &mut Buffers) -> Result<()> {
-        fetch(self.repo, work, &mut buffers.content)?;
+        buffers.content.resize(work.content as usize);
+        self.repo.read_into(&work.pieces, &mut buffers.content)?;
         let mut at = 0;
         for run in work.pieces.iter().map(|p| p.extent).collect::<crate::block::ExtentSet>().iter() {
             let bytes = &buffers.content[at..at + run.length as usize];
@@ -142,27 +143,6 @@ impl<'a> Crew<'a> {
         }
         Ok(())
     }
-}
-
-/// Brings the content of all pieces into `buf`, back to back.
-fn fetch(repo: &Repository, work: &Work, buf: &mut AlignedBuf) -> Result<()> {
-    let mut at = 0;
-    let place = |piece: &Piece| {
-        let place = (piece.extent, at);
-        at += piece.extent.length as usize;
-        place
-    };
-    let places: Vec<(Extent, usize)> = work.pieces.iter().map(place).collect();
-    buf.resize(at);
-    let mut delivered = 0;
-    repo.read_pieces(&work.pieces, &mut |extent, bytes| {
-        let found = places.binary_search_by_key(&extent, |(extent, _)| *extent);
-        let Ok(i) = found else { return Err(Error::new(Kind::Bug, format!("{extent:?} was not asked for"))) };
-        buf[places[i].1..][..bytes.len()].copy_from_slice(bytes);
-        delivered += bytes.len();
-        Ok(())
-    })?;
-    if delivered == at { Ok(()) } else { Err(Error::new(Kind::Bug, "not every piece was delivered")) }
 }
 
 fn differs(extent: Extent) -> Error {

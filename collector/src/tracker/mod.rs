@@ -24,6 +24,7 @@ pub mod since;
 mod stable;
 mod start;
 mod state;
+pub mod uncounted;
 
 pub use guard::{Change, ChangeKind, Findings, Guard, inspect, map_id};
 pub use health::{Reading, Verdict};

@@ -4,8 +4,11 @@
 //! `blk_mq_start_request`, which traces. One without is accepted by name: its driver must account every bio that it
 //! takes (`bio_start_io_acct`), and its content may change by its own bios only (drivers/md, 6.1 to 7.3).
 
+use super::places::Places;
+use super::uncounted;
 use crate::error::{Error, Kind, Result};
 use crate::sys::device::{BlockDevice, Driver, Makeup, multipath_above};
+use crate::sys::failpoint;
 
 /// Targets of device-mapper whose content changes by the device's own writes, and by a new table, only.
 const TARGETS: [&str; 18] = [
@@ -74,12 +77,18 @@ fn of_disk(disk: &BlockDevice, size: u64) -> Option<Refusal> {
     of_driver(disk)
 }
 
-/// Sees to it that the kernel counts the device's I/O: for zram, and for dm until 6.3, it is off by default.
+/// Sees to it that the kernel counts the device's I/O: for zram, and for dm until 6.3, it is off by default. That it
+/// did not until now is noted first: its count says nothing of what was written before.
 ///
 /// # Errors
 /// `Unsupported` if it cannot be switched on.
-pub fn ensure_counted(device: &BlockDevice) -> Result<()> {
-    if device.iostats || device.count_io().is_ok() && device.whole_disk()?.iostats {
+pub fn ensure_counted(places: &Places, device: &BlockDevice) -> Result<()> {
+    if device.iostats {
+        return Ok(());
+    }
+    uncounted::note(places, device)?;
+    failpoint("track.before-count")?;
+    if device.count_io().is_ok() && device.whole_disk()?.iostats {
         return Ok(());
     }
     let why = "the kernel does not count its I/O (queue/iostats is 0), so tracking could not be checked";

@@ -56,8 +56,8 @@ pub fn track(places: &Places, path: &Path, granularity: Granularity) -> Result<D
 pub fn start(places: &Places, path: &Path, granularity: Granularity, first: u64) -> Result<Start> {
     let device = BlockDevice::open(path)?;
     refuse::check(&device)?;
-    refuse::ensure_counted(&device)?;
     places.prepare()?;
+    refuse::ensure_counted(places, &device)?;
     let registry = Lock::take(&places.lock(), "track", true)?;
     let key = key_of(device.dev);
     if let Some(old) = intact(places, &device)? {

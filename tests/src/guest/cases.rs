@@ -2,7 +2,7 @@
 
 use super::make::{self, crypt, disk, dm, file, group, linear, looped, md, module, sectors, volume};
 use super::trial::{Fate, Trial};
-use super::{passthrough, special};
+use super::{gap, passthrough, special};
 use crate::device::Mounted;
 use crate::files::{self, Kind};
 use crate::scratch::Scratch;
@@ -70,6 +70,7 @@ pub const CASES: &[Case] = &[
         let device = crypt(t, "secret", &disk("b")?)?;
         t.all_ways(&device, &device)
     }),
+    case("dm-linear over reboots", Whole, gap::dm_over_reboots),
     case("disk under dm-crypt", Whole, |t| {
         let device = crypt(t, "secret", &disk("b")?)?;
         t.all_ways(&disk("b")?, &device)

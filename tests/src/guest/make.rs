@@ -50,7 +50,7 @@ pub fn dm(trial: &mut Trial, name: &str, table: &str) -> Result<PathBuf> {
 }
 
 /// The node with the kernel's name of the same device: sysfs goes by that.
-fn by_number(path: &Path) -> Result<PathBuf> {
+pub fn by_number(path: &Path) -> Result<PathBuf> {
     let number = rustix::fs::stat(path).with_context(|| format!("look at {}", path.display()))?.st_rdev;
     let link = format!("/sys/dev/block/{}:{}", rustix::fs::major(number), rustix::fs::minor(number));
     let sysfs = fs::canonicalize(&link).with_context(|| format!("find {link}"))?;

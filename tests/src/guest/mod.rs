@@ -10,6 +10,7 @@
 //! ```
 
 pub mod cases;
+pub mod gap;
 pub mod init;
 pub mod make;
 pub mod passthrough;

@@ -6,10 +6,12 @@ use crate::setup::packages;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 const SUITE: &str = "long_run";
 
-/// Runs it; ends with a line for docs/SAFETY.md.
+/// Runs it, until the time is over or SIGINT comes; ends with a line for docs/SAFETY.md.
 pub fn long(ws: &Workspace, minutes: u64, seed: Option<u64>) -> Result<()> {
     if !is_root() {
         bail!("the long run makes devices of its own: run it as root");
@@ -23,6 +25,8 @@ pub fn long(ws: &Workspace, minutes: u64, seed: Option<u64>) -> Result<()> {
     if let Some(seed) = seed {
         run.env("BLKDELTA_TEST_SEED", seed.to_string());
     }
+    // SIGINT ends the run with its tally: we wait for that
+    signal_hook::flag::register(signal_hook::consts::SIGINT, Arc::new(AtomicBool::new(false)))?;
     let status = run.status().with_context(|| format!("start {}", binary.file.display()))?;
     if !status.success() {
         bail!("the long run ended with {status}");

@@ -1,9 +1,10 @@
 //! Chains against a naive model: the bytes of the device as they were at each point.
 
+mod between;
 mod pruning;
 
 use super::*;
-use crate::block::{Extent, Granularity};
+use crate::block::{Extent, ExtentSet, Granularity};
 use crate::format::{
     Compression, Consistency, DeviceIdent, EncodedFrame, FrameHash, Geometry, encode_frame, is_zero,
 };

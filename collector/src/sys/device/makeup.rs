@@ -76,6 +76,11 @@ impl Makeup {
         Ok(Self { level: Some(level), members, ..Self::default() })
     }
 
+    /// Hash of a dm device's live table.
+    pub fn table(&self) -> Option<&str> {
+        self.table.as_deref()
+    }
+
     /// Kinds of a dm device's targets.
     pub fn targets(&self) -> &[String] {
         &self.targets

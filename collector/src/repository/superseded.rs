@@ -143,7 +143,7 @@ impl Repository {
         let live: Names = index.segments().iter().map(|s| s.id).collect();
         let mut old = Names::new();
         let mut note = |opened: Result<IndexReader>| match opened {
-            Ok(index) => drop(old.extend(index.segments().iter().map(|s| s.id))),
+            Ok(index) => old.extend(index.segments().iter().map(|s| s.id)),
             Err(e) => log::warn!("what a superseded index of {point} names stays: {e}"),
         };
         note(self.index(manifest));
@@ -160,7 +160,8 @@ impl Repository {
         let (mut live, mut waiting, mut dead) = (Names::new(), Names::new(), Names::new());
         for held in holdings {
             live.extend(&held.live);
-            if held.over { &mut dead } else { &mut waiting }.extend(&held.old);
+            let names = if held.over { &mut dead } else { &mut waiting };
+            names.extend(&held.old);
         }
         let gone = dead.iter().filter(|id| !live.contains(*id) && !waiting.contains(*id));
         let bytes = |id: &SegmentId| there.get(id).copied();

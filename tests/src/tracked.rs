@@ -30,7 +30,7 @@ impl Tracked {
         let granularity = Granularity::try_from(granularity).map_err(anyhow::Error::msg)?;
         tracker::track(&places, device, granularity)
             .with_context(|| format!("track {}", device.display()))?;
-        let epochs = Epochs::open(&places, device).context("open the epochs")?;
+        let epochs = open(&places, device)?;
         Ok(Self { places, device: device.into(), epochs: Some(epochs), failures: Vec::new() })
     }
 
@@ -46,16 +46,7 @@ impl Tracked {
     /// What a collector does that was killed or upgraded and comes back.
     pub fn reopen(&mut self) -> Result<()> {
         self.epochs = None;
-        let mut opened = Epochs::open(&self.places, &self.device);
-        // a program that another thread is just starting holds our files, and so the lock, until it is executed
-        for _ in 0..100 {
-            if !matches!(&opened, Err(e) if e.kind() == Kind::Busy) {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-            opened = Epochs::open(&self.places, &self.device);
-        }
-        self.epochs = Some(opened.context("open the epochs again")?);
+        self.epochs = Some(open(&self.places, &self.device)?);
         Ok(())
     }
 
@@ -124,6 +115,20 @@ impl Tracked {
         }
         Ok(())
     }
+}
+
+/// Opens the epochs. A program that another thread is just starting holds our files, and so the lock, until it is
+/// executed.
+fn open(places: &Places, device: &Path) -> Result<Epochs> {
+    let mut opened = Epochs::open(places, device);
+    for _ in 0..100 {
+        if !matches!(&opened, Err(e) if e.kind() == Kind::Busy) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        opened = Epochs::open(places, device);
+    }
+    opened.context("open the epochs")
 }
 
 impl Drop for Tracked {

@@ -15,8 +15,10 @@ use tests::skip_if;
 
 use std::os::unix::fs::FileExt;
 
-const VERBS: &[&str] =
-    &["track", "untrack", "status", "diff", "backup", "watch", "monitor", "list", "restore", "check"];
+const VERBS: &[&str] = &[
+    "track", "untrack", "status", "diff", "backup", "watch", "monitor", "list", "restore", "check", "cat",
+    "export",
+];
 
 #[test]
 fn every_verb_has_help_with_an_example() -> Result<()> {

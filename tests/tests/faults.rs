@@ -1,11 +1,13 @@
 //! Promise: whatever fails or dies during a backup, nothing is lost: the old points stay, the next point is complete.
 
 use anyhow::{Context, Result, ensure};
+use collector::block::Granularity;
+use collector::tracker::Places;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
-use tests::device::{Loop, Mounted, O_DIRECT, open_with, put};
+use tests::device::{Loop, Mounted, O_DIRECT, Zram, open_with, put};
 use tests::fault::failpoints;
 use tests::files::{self, KINDS};
 use tests::image::{Aligned, Image, fill};
@@ -33,10 +35,13 @@ fn m13_the_copier_dies_at_every_step() -> Result<()> {
         "record.",
         "repo.config.",
         "repo.map.",
+        "repo.orphans.",
+        "repo.read.",
+        "repo.superseded.",
         "repo.sweep.",
         "repo.tombstone.",
     ];
-    let others: Vec<&str> = others.into_iter().chain(["resume.", "save.", "start."]).collect();
+    let others: Vec<&str> = others.into_iter().chain(["resume.", "save.", "start.", "track."]).collect();
     let mut names = failpoints()?;
     names.retain(|name| !others.iter().any(|other| name.starts_with(other)));
     ensure!(names.len() > 5, "only these failpoints in the source: {names:?}");
@@ -137,6 +142,35 @@ fn track_and_untrack_killed_midway() -> Result<()> {
     }
     host::say(&format!("{NAME}: {killed} of 32 killed"));
     Ok(())
+}
+
+/// A kind of device that needs more programs is added, and `track` dies when these are attached: the next `track` works,
+/// and no program counts twice.
+#[test]
+fn killed_while_programs_are_added() -> Result<()> {
+    const NAME: &str = "faults::killed_while_programs_are_added";
+    skip_if!(host::no_tracking(), NAME);
+    let scratch = Scratch::new("added")?;
+    let mut random = Random::for_test(NAME);
+    let device = Loop::new(&scratch, "disk", 4 << 20)?;
+    let zram = Zram::new(8 << 20);
+    skip_if!(zram.as_ref().err().map(|e| format!("{e:#}")), NAME);
+    let zram = zram?;
+    let first = Protected::new(&scratch, device.path())?;
+    let ended =
+        first.home.run_failing("track.after-load=kill", ["track".as_ref(), zram.path().as_os_str()])?;
+    ensure!(ended.signal == Some(9), "not killed: {ended}");
+    let places = Places::under(first.home.path());
+    let granularity = Granularity::default();
+    let state = collector::tracker::track(&places, &zram.path(), granularity).context("track after that")?;
+    let file = open_with(&zram.path(), O_DIRECT)?;
+    for n in 0..20 {
+        file.write_all_at(&Aligned::random(4096, &mut random), n << 12)?;
+    }
+    let reading = collector::diff::look(&places, &zram.path())?.reading;
+    let ours = reading.counters[0].submitted_sectors - state.baseline.counters[0].submitted_sectors;
+    ensure!(ours == 20 * 8, "{ours} sectors counted, 160 written");
+    collector::tracker::untrack(&places, &zram.path()).map(drop).context("untrack")
 }
 
 /// Two backups of a device at once: one waits or is refused, and nothing is damaged.

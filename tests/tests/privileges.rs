@@ -101,7 +101,7 @@ impl Stage {
         let device = self.device.path().display().to_string();
         let repo = self.repo.display().to_string();
         self.home.ok(["track", &device])?;
-        if matches!(verb, "list" | "check" | "restore" | "audit") {
+        if matches!(verb, "list" | "check" | "restore" | "cat" | "export" | "audit") {
             self.home.ok(["backup", &device, "--repo", &repo])?;
         }
         let target = self.scratch.fresh("out").display().to_string();
@@ -116,6 +116,8 @@ impl Stage {
             "list" => vec![verb, "--repo", &repo],
             "check" => vec![verb, "--repo", &repo, "--read-data"],
             "restore" => vec![verb, "--repo", &repo, "--point", "latest", &target],
+            "cat" => vec![verb, "--repo", &repo, "--point", "latest"],
+            "export" => vec![verb, "--repo", &repo, "--point", "latest", "--format", "raw", &target],
             other => bail!("docs/PRIVILEGES.md names {other}, this test does not know how to run it"),
         };
         Ok(words.into_iter().map(ToOwned::to_owned).collect())

@@ -1,6 +1,6 @@
 //! Promise: a restore leaves the target exactly as the point, whatever was there before.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tests::device::{Loop, O_DIRECT, open_with, put};
@@ -89,6 +89,92 @@ fn over_a_file_full_of_other_data() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The source itself, still tracked: only what differs is written, and the next increment holds just that.
+#[test]
+fn onto_the_same_device_only_what_differs() -> Result<()> {
+    const NAME: &str = "restore::onto_the_same_device_only_what_differs";
+    skip_if!(host::no_tracking(), NAME);
+    let scratch = Scratch::new("same")?;
+    let mut random = Random::for_test(NAME);
+    let device = Loop::new(&scratch, "disk", 512 * 40_009)?;
+    let (care, points) = protected(&scratch, &device, &mut random)?;
+    let (repo, path) = (care.repo.display().to_string(), device.path().display().to_string());
+    for (id, wanted) in points.iter().rev() {
+        churn(device.path(), &mut random, 5)?;
+        let differs = Image::of(device.path())?.difference(wanted).total();
+        let words = ["restore", "--repo", &repo, "--point", id, &path, "--to-same-device", "--verify"];
+        let done = care.home.json(words)?;
+        ensure_holds(device.path(), wanted, "same device")?;
+        ensure!(
+            done["written"] == differs && done["compared"] == wanted.size(),
+            "{differs} differed: {done}"
+        );
+        ensure!(care.diff()?.0.total() >= differs, "what a restore writes is a change like any other");
+        let point = care.incremental()?;
+        care.ensure_restores_to(&point.id, wanted, "the point after a restore")?;
+    }
+    Ok(())
+}
+
+/// A part with odd ends onto a device full of other data, of 512 and of 4096 bytes per block: nothing beside it.
+#[test]
+fn a_range_of_a_device_and_nothing_beside_it() -> Result<()> {
+    const NAME: &str = "restore::a_range_of_a_device_and_nothing_beside_it";
+    skip_if!(host::no_tracking(), NAME);
+    let scratch = Scratch::new("range")?;
+    let mut random = Random::for_test(NAME);
+    let device = Loop::new(&scratch, "disk", 20 << 20)?;
+    let (care, points) = protected(&scratch, &device, &mut random)?;
+    let repo = care.repo.display().to_string();
+    for sector in [512, 4096] {
+        let target = Loop::with_sector(&scratch, &format!("t{sector}"), 20 << 20, sector)?;
+        let path = target.path().display().to_string();
+        for (id, wanted) in &points {
+            fill(target.path(), &mut random)?;
+            let mut all = Image::of(target.path())?;
+            let from = random.below(20 << 20) as usize;
+            let to = (from + 1 + random.below(9 << 20) as usize).min(20 << 20);
+            all.bytes_mut()[from..to].copy_from_slice(&wanted.bytes()[from..to]);
+            let range = format!("{from}..{to}");
+            let words = ["restore", "--repo", &repo, "--point", id, &path, "--range", &range, "--verify"];
+            care.home.run(words)?.expect(0, &range)?;
+            ensure_holds(target.path(), &all, &range)?;
+        }
+    }
+    Ok(())
+}
+
+/// A segment is gone: what it held is named, and on a device it stays as it was.
+#[test]
+fn what_is_lost_is_untouched_on_a_device() -> Result<()> {
+    const NAME: &str = "restore::what_is_lost_is_untouched_on_a_device";
+    skip_if!(host::no_tracking(), NAME);
+    let scratch = Scratch::new("lost")?;
+    let mut random = Random::for_test(NAME);
+    let device = Loop::new(&scratch, "disk", 20 << 20)?;
+    let (care, points) = protected(&scratch, &device, &mut random)?;
+    let segments = tests::fault::files_below(&care.repo.join("seg"))?;
+    std::fs::remove_file(&segments[random.below(segments.len() as u64) as usize])?;
+    let target = Loop::new(&scratch, "target", 20 << 20)?;
+    fill(target.path(), &mut random)?;
+    let before = Image::of(target.path())?;
+    let (repo, path) = (care.repo.display().to_string(), target.path().display().to_string());
+    let (id, wanted) = &points[1];
+    ensure!(care.restore(id, target.path())?.code == Some(3), "a restore without a segment");
+    let words = ["restore", "--repo", &repo, "--point", id, &path, "--partial", "--verify", "--json"];
+    let ended = care.home.run(words)?.expect(3, "partial")?;
+    let done: serde_json::Value = serde_json::from_str(&ended.out)?;
+    let after = Image::of(target.path())?;
+    let mut right = Image::from_bytes(wanted.bytes());
+    let lost = done["lost"].as_array().filter(|lost| !lost.is_empty()).with_context(|| format!("{done}"))?;
+    for extent in lost {
+        let at = |key: &str| extent[key].as_u64().map(|n| n as usize).context("lost extent");
+        let range = at("offset")?..at("offset")? + at("length")?;
+        right.bytes_mut()[range.clone()].copy_from_slice(&before.bytes()[range]);
+    }
+    ensure_same(&after, &right, "what is not lost is the point's, what is lost is as it was")
 }
 
 #[test]

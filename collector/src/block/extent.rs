@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// A run of bytes: `offset .. offset + length`. Never empty inside an [`super::ExtentSet`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Extent {
     /// First byte.
     pub offset: u64,

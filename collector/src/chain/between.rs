@@ -110,6 +110,7 @@ fn verdict(stretch: Extent, contents: &[Content; 2]) -> Verdict {
                 false => Verdict::Open,
             }
         }
+        _ => Verdict::Open,
     }
 }
 

@@ -4,7 +4,7 @@
 //! step, the point is as it was.
 
 use super::Chain;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::format::{DeviceId, PointId, PointMap};
 use crate::repository::{DeviceLock, NewMap, Repository};
 
@@ -36,8 +36,11 @@ impl Chain {
         if self.points.len() == 1 {
             return Ok(None);
         }
+        if self.salvage {
+            return Err(Error::new(Kind::Bug, "merge what was salvaged: what is lost would become zero"));
+        }
         self.expect_whole()?;
-        let (image, segments) = self.image()?;
+        let (image, segments) = self.image(self.all())?;
         let merged = self.points.iter().map(|m| m.point).collect();
         let new = NewMap { image, segments: &segments, merged, sole: false };
         self.repository.write_map(lock, self.top(), new).map(Some)

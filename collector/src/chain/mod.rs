@@ -15,11 +15,12 @@ mod merge;
 mod prune;
 mod retention;
 
+use crate::block::Extent;
 use crate::error::{Error, Kind, Result};
 use crate::format::{
-    Blake3, DeviceId, Manifest, Piece as IndexPiece, PieceContent, PointId, PointKind, SegmentRef,
+    Blake3, CELL, DeviceId, Manifest, Piece as IndexPiece, PieceContent, PointId, PointKind, SegmentRef,
 };
-use crate::repository::{IndexReader, PieceStream, Repository, Run, stack};
+use crate::repository::{IndexReader, PieceStream, Repository, Run, is_harm, is_lost, lost_pieces, stack};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
@@ -42,6 +43,10 @@ pub struct Chain {
     map: Option<IndexReader>,
     /// A point has a map that cannot be used: what lies below may have moved.
     doubtful: bool,
+    /// What cannot be read is lost, not an error.
+    salvage: bool,
+    /// Why the chain ends above its full.
+    broken: Option<String>,
 }
 
 impl std::fmt::Debug for Chain {
@@ -56,25 +61,47 @@ impl Chain {
     /// # Errors
     /// [`Kind::NotFound`] if the point is not there, [`Kind::Damaged`] if the chain below it is not whole.
     pub fn resolve(repository: &Repository, device: &DeviceId, point: PointId) -> Result<Self> {
+        Self::trace(repository, device, point, false)
+    }
+
+    /// As [`resolve`](Self::resolve), but what is missing or damaged below the asked point is not an error: what only
+    /// it could tell is [`Content::Lost`].
+    ///
+    /// # Errors
+    /// If the asked point's manifest cannot be read: nothing is known without it.
+    pub fn salvage(repository: &Repository, device: &DeviceId, point: PointId) -> Result<Self> {
+        Self::trace(repository, device, point, true)
+    }
+
+    fn trace(repository: &Repository, device: &DeviceId, point: PointId, salvage: bool) -> Result<Self> {
         let (mut at, mut hash) = repository.manifest(device, point)?;
         let mapped = repository.mapped(device)?;
-        let (mut points, mut seen, mut doubtful) = (Vec::new(), HashSet::new(), false);
+        let (mut points, mut seen, mut broken) = (Vec::new(), HashSet::new(), None);
+        let mut doubtful = false;
         loop {
             if !seen.insert(at.point) {
                 return Err(Error::new(Kind::Damaged, format!("chain of {point} runs in a circle")));
             }
             let map = usable_map(repository, &mapped, &at, hash)?;
             doubtful |= map.is_none() && mapped.contains_key(&at.point);
-            let (parent, ends) = (at.parent, map.is_some() || at.kind == PointKind::Full);
+            let ends = map.is_some() || at.kind == PointKind::Full;
+            let next = if ends { None } else { Some(below(repository, &at, point)) };
             points.push(at);
-            if ends {
-                return Ok(Self { repository: repository.clone(), points, map, doubtful });
+            match next {
+                Some(Ok(next)) => (at, hash) = next,
+                Some(Err(e)) if !(salvage && is_harm(&e)) => return Err(e),
+                end => {
+                    broken = end.and_then(Result::err).map(|e| e.in_full()).or(broken);
+                    return Ok(Self {
+                        repository: repository.clone(),
+                        points,
+                        map,
+                        doubtful,
+                        salvage,
+                        broken,
+                    });
+                }
             }
-            let child = &points[points.len() - 1];
-            let below = repository.parent_of(child)?;
-            (at, hash) = below.zip(parent.map(|p| p.manifest)).ok_or_else(|| {
-                Error::new(Kind::Damaged, format!("chain of {point} does not end in a full point"))
-            })?;
         }
     }
 
@@ -88,7 +115,7 @@ impl Chain {
     /// # Errors
     /// [`Kind::Damaged`] if not.
     fn expect_whole(&self) -> Result<()> {
-        if self.doubtful { self.repository.expect_segments(&self.image()?.1) } else { Ok(()) }
+        if self.doubtful { self.repository.expect_segments(&self.image(self.all())?.1) } else { Ok(()) }
     }
 
     /// The asked point.
@@ -102,21 +129,45 @@ impl Chain {
     /// # Errors
     /// If an index cannot be opened or, folding a long chain, read.
     pub fn pieces(&self) -> Result<Pieces> {
-        let (image, segments) = self.image()?;
-        Ok(Pieces { image, segments: segments.into() })
+        self.pieces_in(self.all())
     }
 
-    /// The image as pieces of indexes, and the segments they name.
-    fn image(&self) -> Result<(PieceStream, Vec<SegmentRef>)> {
+    /// The part of the image in `range`; of the indexes only what reaches into it is read.
+    ///
+    /// # Errors
+    /// As [`pieces`](Self::pieces).
+    pub fn pieces_in(&self, range: Extent) -> Result<Pieces> {
+        let (image, segments) = self.image(range)?;
+        Ok(Pieces { image, segments: segments.into(), range })
+    }
+
+    fn all(&self) -> Extent {
+        Extent::new(0, self.top().geometry.size)
+    }
+
+    /// The image around `range` as pieces of indexes, and the segments they name.
+    fn image(&self, range: Extent) -> Result<(PieceStream, Vec<SegmentRef>)> {
         let mut segments: Vec<SegmentRef> = Vec::new();
         let mut layers: Vec<PieceStream> = Vec::new();
+        let mut broken = self.broken.clone();
         for (n, manifest) in self.points.iter().enumerate() {
             let map = self.map.as_ref().filter(|_| n + 1 == self.points.len());
-            let index = map.map_or_else(|| self.repository.index(manifest), |map| Ok(map.clone()))?;
+            let index = match map.map_or_else(|| self.repository.index(manifest), |map| Ok(map.clone())) {
+                Err(e) if self.salvage && is_harm(&e) => {
+                    broken = Some(e.in_full());
+                    break;
+                }
+                index => index?,
+            };
             let base = u32::try_from(segments.len())
                 .map_err(|_| Error::new(Kind::Unsupported, "chain with more than 2^32 segments"))?;
             segments.extend_from_slice(index.segments());
-            layers.push(Box::new(index.pieces().map(move |piece| piece.map(|p| renumber(p, base)))));
+            let pieces = index.pieces_near(range, self.salvage);
+            layers.push(Box::new(pieces.map(move |piece| piece.map(|p| renumber(p, base)))));
+        }
+        if let Some(why) = broken {
+            log::warn!("below {} of {} points nothing is known: {why}", layers.len(), self.points.len());
+            layers.push(Box::new(lost_pieces(range.align_out(CELL, self.all().end())).map(Ok)));
         }
         let whole = layers.pop();
         let mut increments = layers;
@@ -143,6 +194,12 @@ impl Chain {
             folded.push(run.into_stream());
         }
     }
+}
+
+/// The manifest of a point's parent, and its hash.
+fn below(repository: &Repository, child: &Manifest, top: PointId) -> Result<(Manifest, Blake3)> {
+    let parent = repository.parent_of(child)?.zip(child.parent.map(|p| p.manifest));
+    parent.ok_or_else(|| Error::new(Kind::Damaged, format!("chain of {top} does not end in a full point")))
 }
 
 /// A point's map, if it has one that can be read; if not, what is below may still be there.
@@ -175,22 +232,35 @@ fn renumber(mut piece: IndexPiece, base: u32) -> IndexPiece {
 pub struct Pieces {
     image: PieceStream,
     segments: Arc<[SegmentRef]>,
+    range: Extent,
 }
 
 impl Iterator for Pieces {
     type Item = Result<Piece>;
 
     fn next(&mut self) -> Option<Result<Piece>> {
-        let piece = match self.image.next()? {
-            Ok(piece) => piece,
-            Err(e) => return Some(Err(e)),
-        };
+        loop {
+            let piece = match self.image.next()?.and_then(|piece| self.named(piece)) {
+                Ok(piece) => piece,
+                Err(e) => return Some(Err(e)),
+            };
+            if let Some(part) = piece.extent.intersect(&self.range) {
+                return Some(Ok(piece.cut(part)));
+            }
+        }
+    }
+}
+
+impl Pieces {
+    /// With the name of its segment.
+    fn named(&self, piece: IndexPiece) -> Result<Piece> {
         let content = match piece.content {
             PieceContent::Zero => Content::Zero,
+            PieceContent::Stored(_) if is_lost(&piece) => Content::Lost,
             PieceContent::Stored(f) => {
-                let Some(segment) = self.segments.get(f.segment as usize) else {
-                    return Some(Err(Error::new(Kind::Bug, "piece names a segment beyond the table")));
-                };
+                let segment = self.segments.get(f.segment as usize);
+                let segment =
+                    segment.ok_or_else(|| Error::new(Kind::Bug, "piece names a segment beyond the table"))?;
                 Content::Stored(Stored {
                     segment: segment.id,
                     offset: f.offset,
@@ -199,7 +269,7 @@ impl Iterator for Pieces {
                 })
             }
         };
-        Some(Ok(Piece { extent: piece.extent, content }))
+        Ok(Piece { extent: piece.extent, content })
     }
 }
 

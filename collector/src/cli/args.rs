@@ -3,7 +3,7 @@
 use crate::block::Granularity;
 use crate::format::Compression;
 use crate::job::Since;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -81,8 +81,20 @@ pub enum Verb {
     /// Write a recovery point to a file or device
     #[command(after_help = "Examples:
   blkdelta restore --repo /backup --point latest disk.img
-  blkdelta restore --repo /backup --point 01JD3XQ8Z5W2M4T6Y8A0C2E4G6 /dev/sdc --verify")]
-    Restore(Restore),
+  blkdelta restore --repo /backup --point 01JD3XQ8Z5W2M4T6Y8A0C2E4G6 /dev/sdc --verify
+  blkdelta restore --repo /backup --point latest /dev/sda --to-same-device
+  blkdelta restore --repo /backup --point latest disk.img --range 0..1MiB --overwrite
+  blkdelta restore --repo /backup --point latest disk.img --partial --json")]
+    Restore(super::restoring::Restore),
+    /// Write the bytes of a recovery point to standard output
+    #[command(after_help = "Examples:
+  blkdelta cat --repo /backup --point latest | ssh host dd of=/dev/sdc bs=1M
+  blkdelta cat --repo /backup --point latest --range 0..512 | xxd")]
+    Cat(super::exporting::Cat),
+    /// Write a recovery point as an image of another format
+    #[command(after_help = "Example:
+  blkdelta export --repo /backup --point latest --format qcow2 disk.qcow2")]
+    Export(super::exporting::Export),
     /// Make a point independent of the points below it; moves no data
     #[command(after_help = "Example:\n  blkdelta merge --repo /backup --up-to latest")]
     Merge(super::keeping::Merge),
@@ -105,7 +117,7 @@ impl Verb {
     pub const fn looks_at_the_kernel(&self) -> bool {
         match self {
             Self::List(_) | Self::Check(_) | Self::Merge(_) | Self::Prune(_) => false,
-            Self::Compact(_) | Self::Restore(_) => false,
+            Self::Compact(_) | Self::Restore(_) | Self::Cat(_) | Self::Export(_) => false,
             Self::Diff(diff) => diff.between.is_none(),
             _ => true,
         }
@@ -284,61 +296,6 @@ pub struct List {
     pub json: bool,
 }
 
-/// How a file target is laid out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Sparse {
-    /// Leave holes where the point is zero
-    Always,
-    /// Write zeros out
-    Never,
-}
-
-/// `restore`.
-#[derive(Debug, Args)]
-pub struct Restore {
-    /// Folder of the repository
-    #[arg(long, value_name = "REPO")]
-    pub repo: String,
-    /// Id of a point as `list` prints it, or `latest`
-    #[arg(long, value_name = "ID")]
-    pub point: String,
-    /// Of which device `latest` is meant, where the repository holds several
-    #[arg(long, value_name = "ID")]
-    pub device: Option<String>,
-    /// File or block device to write
-    #[arg(value_name = "TARGET")]
-    pub target: PathBuf,
-    /// Holes in a file target
-    #[arg(
-        long,
-        value_enum,
-        default_value = "always",
-        default_missing_value = "always",
-        num_args = 0..=1,
-        require_equals = true,
-        value_name = "WHEN"
-    )]
-    pub sparse: Sparse,
-    /// Replace a file that is there and not empty
-    #[arg(long)]
-    pub overwrite: bool,
-    /// Write a device that is mounted or otherwise in use
-    #[arg(long)]
-    pub allow_in_use: bool,
-    /// Write a device that is itself tracked
-    #[arg(long)]
-    pub allow_tracked: bool,
-    /// Write a device that is smaller than the point; what does not fit is lost
-    #[arg(long)]
-    pub allow_smaller: bool,
-    /// Read everything back and compare
-    #[arg(long)]
-    pub verify: bool,
-    /// For programs
-    #[arg(long)]
-    pub json: bool,
-}
-
 /// `check`.
 #[derive(Debug, Args)]
 pub struct Check {
@@ -454,6 +411,12 @@ mod tests {
             "blkdelta list --repo /r --json",
             "blkdelta restore --repo /r --point latest --sparse=never x.img",
             "blkdelta restore --repo /r --point latest --sparse x.img --verify",
+            "blkdelta restore --repo /r --point latest /dev/a --to-same-device --verify",
+            "blkdelta restore --repo /r --point latest x.img --resume --partial --json",
+            "blkdelta restore --repo /r --point latest x.img --range 1MiB..1GiB --overwrite",
+            "blkdelta cat --repo /r --point latest --range ..512",
+            "blkdelta export --repo /r --point latest --format raw x.img",
+            "blkdelta export --repo /r --point latest --format qcow2 --compress x.qcow2 --json",
             "blkdelta check --repo /r --read-data",
             "blkdelta backup /dev/a --repo /r --since latest-full",
             "blkdelta backup /dev/a --repo /r --since 01JD3XQ8Z5W2M4T6Y8A0C2E4G6 --merge-every 30",
@@ -500,6 +463,11 @@ mod tests {
             "blkdelta watch /d --repo r --every 0s",
             "blkdelta watch /d --repo r --every 99999999999999999h",
             "blkdelta restore --repo r x.img",
+            "blkdelta restore --repo r --point latest x.img --range 5",
+            "blkdelta restore --repo r --point latest x.img --range 5..5",
+            "blkdelta restore --repo r --point latest x.img --range 7K..1K",
+            "blkdelta restore --repo r --point latest x.img --range 1..2 --allow-smaller",
+            "blkdelta export --repo r --point latest x.img",
         ] {
             assert_eq!(parse(line).expect_err(line).exit_code(), 2, "{line}");
         }

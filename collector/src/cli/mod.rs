@@ -7,6 +7,7 @@ mod args;
 mod auditing;
 mod compacting;
 mod comparing;
+mod exporting;
 mod keeping;
 mod listing;
 mod living;
@@ -61,5 +62,7 @@ fn run(cli: Cli) -> Result<Ending> {
         Verb::Prune(args) => keeping::prune(&args),
         Verb::Compact(args) => compacting::compact(&args),
         Verb::Restore(args) => restoring::restore(&args),
+        Verb::Cat(args) => exporting::cat(&args),
+        Verb::Export(args) => exporting::export(&args),
     }
 }

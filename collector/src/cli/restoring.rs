@@ -1,38 +1,150 @@
-//! `restore`.
+//! `restore`, and which point is meant there and elsewhere.
 
-use super::args::{Restore, Sparse};
 use super::output::{Ending, print, print_json, say};
 use super::progress::{Bar, stop_flag};
-use super::show::{bytes, duration};
-use super::tracking;
+use super::show::{bytes, duration, extents};
+use super::{args, tracking};
+use crate::block::Extent;
 use crate::error::{Error, Kind};
-use crate::format::DeviceId;
+use crate::format::{DeviceId, PointId};
 use crate::repository::Repository;
-use crate::restore::{self, Leave};
+use crate::restore::{self, How, Leave, Restored};
 use anyhow::Result;
-use std::time::Instant;
+use clap::{Args, ValueEnum};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// A point of a repository.
+#[derive(Debug, Args)]
+pub struct Asked {
+    /// Folder of the repository
+    #[arg(long, value_name = "REPO")]
+    repo: String,
+    /// Id of a point as `list` prints it, or `latest`
+    #[arg(long, value_name = "ID")]
+    point: String,
+    /// Of which device `latest` is meant, where the repository holds several
+    #[arg(long, value_name = "ID")]
+    device: Option<String>,
+}
+
+impl Asked {
+    /// The repository and the point.
+    pub fn find(&self) -> Result<(Repository, DeviceId, PointId), Error> {
+        let repo = Repository::open(&self.repo)?;
+        let device = self.device.as_deref().map(DeviceId::new).transpose()?;
+        let (device, point) = repo.resolve(&self.point, device.as_ref())?;
+        Ok((repo, device, point))
+    }
+}
+
+/// How a file target is laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Sparse {
+    /// Leave holes where the point is zero
+    Always,
+    /// Write zeros out
+    Never,
+}
+
+/// `restore`.
+#[derive(Debug, Args)]
+pub struct Restore {
+    #[command(flatten)]
+    asked: Asked,
+    /// File or block device to write
+    #[arg(value_name = "TARGET")]
+    target: PathBuf,
+    /// Only these bytes, at the same place of the target; the rest of it stays as it is
+    #[arg(long, value_parser = range, value_name = "START..END", conflicts_with = "allow_smaller")]
+    range: Option<Span>,
+    /// Compare with what the target holds, and write only what differs; it may be tracked
+    #[arg(long)]
+    to_same_device: bool,
+    /// Go on after a restore that was killed: compare, and write only what differs
+    #[arg(long)]
+    resume: bool,
+    /// Restore what is there although objects are missing or damaged, and name what is lost (exit code 3); that is zero
+    /// in a new file, and untouched elsewhere
+    #[arg(long)]
+    partial: bool,
+    /// Holes in a file target
+    #[arg(
+        long,
+        value_enum,
+        default_value = "always",
+        default_missing_value = "always",
+        num_args = 0..=1,
+        require_equals = true,
+        value_name = "WHEN"
+    )]
+    sparse: Sparse,
+    /// Replace a file that is there and not empty
+    #[arg(long)]
+    overwrite: bool,
+    /// Write a device that is mounted or otherwise in use
+    #[arg(long)]
+    allow_in_use: bool,
+    /// Write a device that is itself tracked
+    #[arg(long)]
+    allow_tracked: bool,
+    /// Write a device that is smaller than the point; what does not fit is lost
+    #[arg(long)]
+    allow_smaller: bool,
+    /// Read everything back and compare
+    #[arg(long)]
+    verify: bool,
+    /// For programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// A part of a point: from a byte up to another, or to the end.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    from: u64,
+    to: Option<u64>,
+}
+
+impl Span {
+    /// In a point of `size` bytes.
+    pub fn of(self, size: u64) -> Extent {
+        Extent::between(self.from, self.to.unwrap_or(size))
+    }
+}
+
+/// `1MiB..2MiB`, `..512`, `4096..`.
+pub fn range(text: &str) -> Result<Span, String> {
+    let parts = text.split_once("..").ok_or_else(|| format!("{text:?} is not a range such as 1MiB..2MiB"))?;
+    let bound = |text: &str| if text.is_empty() { Ok(None) } else { args::size(text).map(Some) };
+    let (from, to) = (bound(parts.0)?.unwrap_or(0), bound(parts.1)?);
+    if to.is_some_and(|to| to <= from) {
+        return Err(format!("{text:?} holds no byte: the end is not part of it"));
+    }
+    Ok(Span { from, to })
+}
 
 /// Writes a point to a file or device.
 pub fn restore(args: &Restore) -> Result<Ending> {
     let began = Instant::now();
-    if !args.allow_tracked && tracking::is_tracked(&args.target)? {
+    if !args.allow_tracked && !args.to_same_device && tracking::is_tracked(&args.target)? {
         let text = format!("{} is tracked: it looks like the source, not a target", args.target.display());
-        return Err(Error::new(Kind::Usage, text).hint("untrack it, or say --allow-tracked").into());
+        let error = Error::new(Kind::Usage, text);
+        return Err(error.hint("untrack it, or say --to-same-device or --allow-tracked").into());
     }
-    let repo = Repository::open(&args.repo)?;
-    let device = args.device.as_deref().map(DeviceId::new).transpose()?;
-    let (device, point) = repo.resolve(&args.point, device.as_ref())?;
-    let restore = restore::Restore::prepare(&repo, &device, point)?;
+    let (repo, device, point) = args.asked.find()?;
+    let restore = if args.partial {
+        restore::Restore::prepare_partial(&repo, &device, point)?
+    } else {
+        restore::Restore::prepare(&repo, &device, point)
+            .map_err(|e| if e.kind() == Kind::Damaged { e.hint(PARTIAL) } else { e })?
+    };
+    let range = args.range.map(|span| span.of(restore.size()));
     let bar = Bar::new(stop_flag()?);
     let passes = if args.verify { 2 } else { 1 };
-    bar.begin("restoring", restore.size() * passes);
-    let leave = Leave {
-        dense: args.sparse == Sparse::Never,
-        overwrite: args.overwrite,
-        in_use: args.allow_in_use,
-        smaller: args.allow_smaller,
-    };
-    let restored = restore.run(&args.target, leave, args.verify, &bar)?;
+    bar.begin("restoring", restore.range(range)?.length * passes);
+    let how = How { range, differing: args.to_same_device || args.resume, verify: args.verify };
+    let restored = restore.run(&args.target, args.leave(), how, &bar)?;
     drop(bar);
     for warning in &restored.warnings {
         say(&format!("warning: {warning}"));
@@ -40,16 +152,54 @@ pub fn restore(args: &Restore) -> Result<Ending> {
     if args.json {
         print_json(&restored)?;
     } else {
-        let verified = if restored.verified { ", read back and compared" } else { "" };
-        print(&format!(
-            "restored {} to {}: {}, {} of content from {} points, {}{verified}\n",
-            restored.point,
-            args.target.display(),
-            bytes(restored.size),
-            bytes(restored.written),
-            restored.points,
-            duration(began.elapsed()),
-        ))?;
+        print(&words(args, &restored, began.elapsed()))?;
     }
     Ok(if restored.sound { Ending::Fine } else { Ending::Suspect })
 }
+
+const PARTIAL: &str = "--partial restores what is there and names the rest";
+
+impl Restore {
+    fn leave(&self) -> Leave {
+        Leave {
+            dense: self.sparse == Sparse::Never,
+            overwrite: self.overwrite,
+            in_use: self.allow_in_use,
+            smaller: self.allow_smaller,
+        }
+    }
+}
+
+fn words(args: &Restore, restored: &Restored, took: Duration) -> String {
+    let mut text = String::new();
+    if !restored.lost.is_empty() {
+        let list = extents(&restored.lost);
+        text += &format!("lost, could not be restored:\n{list}\n");
+        for why in &restored.lost_because {
+            text += &format!("  because: {why}\n");
+        }
+        text += MAPPING;
+    }
+    let part = match args.range {
+        Some(_) => format!("bytes {}..{} of ", restored.range.offset, restored.range.end()),
+        None => String::new(),
+    };
+    let (size, points) = (bytes(restored.range.length), restored.points);
+    let did = match restored.compared {
+        Some(compared) => {
+            format!("{} compared, {} differed and written", bytes(compared), bytes(restored.written))
+        }
+        None => format!("{} of content", bytes(restored.written)),
+    };
+    let verified = if restored.verified { ", read back and compared" } else { "" };
+    text + &format!(
+        "restored {part}{} to {}: {size}, {did} from {points} points, {}{verified}\n",
+        restored.point,
+        args.target.display(),
+        duration(took),
+    )
+}
+
+/// How a person finds the files.
+const MAPPING: &str = "which files these are, ext4: debugfs -R 'icheck BLOCK ...' TARGET (BLOCK: offset in the file \
+    system / its block size), then 'ncheck INODE ...'\n";

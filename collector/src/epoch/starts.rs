@@ -17,6 +17,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::ListRef;
 use crate::sys::failpoint;
 use crate::tracker::{Base, DeviceState, StartPoint, now_ms, record, since};
+use std::collections::BTreeSet;
 
 /// Start points of one device: each costs a list that is written at every backup.
 const MAX_STARTS: usize = 8;
@@ -172,15 +173,17 @@ fn note(start: &mut StartPoint, reason: &str) {
 
 /// Those that somebody wants: named, the last of their repository, its last full where that is wished.
 fn wanted(starts: Vec<StartPoint>, keep_full: &[String]) -> Vec<StartPoint> {
-    let later = |n: usize| starts.iter().skip(n + 1).filter(move |s| starts_same(s, &starts[n]));
-    let stays = |n: usize| {
-        let start = &starts[n];
-        let last_full = start.full && keep_full.contains(&start.base.repo) && !later(n).any(|s| s.full);
-        start.pinned || last_full || later(n).next().is_none()
-    };
-    let kept: Vec<bool> = (0..starts.len()).map(stays).collect();
-    let mut left: Vec<StartPoint> =
-        starts.iter().zip(&kept).filter(|(_, kept)| **kept).map(|(s, _)| s.clone()).collect();
+    let mut left: Vec<StartPoint> = Vec::new();
+    // from the newest down: what is kept so far tells whether one is the last of its kind
+    let (mut seen, mut full) = (BTreeSet::new(), BTreeSet::new());
+    for start in starts.into_iter().rev() {
+        let repo = start.base.repo.clone();
+        let last_full = start.full && full.insert(repo.clone()) && keep_full.contains(&repo);
+        if seen.insert(repo) || start.pinned || last_full {
+            left.push(start);
+        }
+    }
+    left.reverse();
     while left.len() > MAX_STARTS {
         let at = left.iter().position(|s| !s.pinned).filter(|at| at + 1 < left.len()).unwrap_or(0);
         let gone = left.remove(at);
@@ -190,10 +193,6 @@ fn wanted(starts: Vec<StartPoint>, keep_full: &[String]) -> Vec<StartPoint> {
         );
     }
     left
-}
-
-fn starts_same(a: &StartPoint, b: &StartPoint) -> bool {
-    a.base.repo == b.base.repo
 }
 
 #[cfg(test)]

@@ -32,7 +32,10 @@ pub fn written_here(places: &Places, device: &BlockDevice) -> Result<Vec<String>
 
 /// Sectors written or discarded on the device, and on its disk past all partitions.
 fn sectors_written(device: &BlockDevice) -> Result<u64> {
-    let of = |device: &BlockDevice| device.stat().map(|s| s.write_sectors + s.discard_sectors);
+    // a zone that is reset or finished counts as a request of no sectors; elsewhere such requests are flushes
+    let zoned = u64::from(device.zoned.is_some());
+    let of =
+        |device: &BlockDevice| device.stat().map(|s| s.write_sectors + s.discard_sectors + zoned * s.writes);
     if device.partition.is_none() {
         return of(device);
     }

@@ -1,8 +1,8 @@
 //! Writing and reading an index as a stream: one chunk in memory at a time.
 
-use super::overlay::PieceStream;
+use super::overlay::{PieceStream, lost_pieces};
 use super::store::{ObjectStream, Store};
-use super::{keys, lost};
+use super::{is_harm, keys, lost};
 use crate::block::{BLOCK, Extent};
 use crate::error::{Error, Kind, Result};
 use crate::format::{
@@ -217,13 +217,34 @@ impl IndexReader {
 
     /// The pieces by address, each checked; one chunk in memory at a time.
     pub(crate) fn pieces(&self) -> PieceStream {
+        self.pieces_near(Extent::new(0, self.size), false)
+    }
+
+    /// The pieces of all chunks that reach into `range`. With `salvage` a chunk that cannot be read does not end it:
+    /// what it reaches over is lost.
+    pub(crate) fn pieces_near(&self, range: Extent, salvage: bool) -> PieceStream {
         let this = self.clone();
         let mut end = 0;
-        Box::new((0..self.footer.chunks.len()).flat_map(move |n| {
+        let near = move |entry: &ChunkEntry| entry.extent.intersect(&range).is_some();
+        let footer = Arc::clone(&self.footer);
+        let chosen = (0..self.footer.chunks.len()).filter(move |n| footer.chunks.get(*n).is_some_and(near));
+        Box::new(chosen.flat_map(move |n| {
+            let from = end;
             let chunk = this.chunk(n).and_then(|pieces| this.check(&mut end, n, &pieces).map(|()| pieces));
             let chunk = chunk.map_err(|e| lost(e).within(format!("read index {}", this.key)));
-            let (pieces, failure) = chunk.map_or_else(|e| (Vec::new(), Some(Err(e))), |p| (p, None));
-            pieces.into_iter().map(Ok).chain(failure)
+            let mut gone = Extent::default();
+            let (pieces, failure) = match chunk {
+                Ok(pieces) => (pieces, None),
+                Err(e) if salvage && is_harm(&e) => {
+                    log::warn!("{}", e.in_full());
+                    let reach = this.footer.chunks.get(n).map_or(gone, |entry| entry.extent);
+                    end = reach.end().min(this.size).max(from);
+                    gone = Extent::between(reach.offset.max(from), end);
+                    (Vec::new(), None)
+                }
+                Err(e) => (Vec::new(), Some(Err(e))),
+            };
+            pieces.into_iter().chain(lost_pieces(gone)).map(Ok).chain(failure)
         }))
     }
 

@@ -46,7 +46,7 @@ pub use writer::{FinishInfo, NewPoint, PointWriter};
 pub(crate) use index::IndexReader;
 pub(crate) use maps::NewMap;
 pub(crate) use mover::Moved;
-pub(crate) use overlay::{PieceStream, stack};
+pub(crate) use overlay::{PieceStream, is_lost, lost_pieces, stack};
 pub(crate) use run::Run;
 
 use crate::error::{Error, Kind};
@@ -57,6 +57,11 @@ fn lost(error: Error) -> Error {
         return Error::caused(Kind::Damaged, "an object that must be there is missing", error);
     }
     error
+}
+
+/// Something stored is not there or not readable, as opposed to a wrong request or our own mistake.
+pub(crate) const fn is_harm(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Damaged | Kind::NotFound | Kind::Incompatible | Kind::Io)
 }
 
 /// Now, in Unix milliseconds.

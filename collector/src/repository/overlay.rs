@@ -2,10 +2,31 @@
 
 use crate::block::Extent;
 use crate::error::Result;
-use crate::format::Piece;
+use crate::format::{CELL, Codec, FrameHash, FrameRef, Piece, PieceContent};
 
 /// Sorted, non-overlapping pieces.
 pub(crate) type PieceStream = Box<dyn Iterator<Item = Result<Piece>> + Send>;
+
+/// The segment that pieces name of which nothing is known: in no segment table, and never stored.
+const LOST: u32 = u32::MAX;
+
+/// Pieces for a stretch in which a layer's own cannot be read: they hide what is below, which is older.
+pub(crate) fn lost_pieces(stretch: Extent) -> impl Iterator<Item = Piece> + Send {
+    let mut at = stretch.offset;
+    std::iter::from_fn(move || {
+        let extent = Extent::between(at, stretch.end().min((at / CELL + 1) * CELL));
+        at = extent.end();
+        let hash = FrameHash::default();
+        let (frame_len, codec) = (extent.length as u32, Codec::Raw);
+        let frame = FrameRef { segment: LOST, offset: 0, stored_len: 1, codec, frame_len, skip: 0, hash };
+        (!extent.is_empty()).then_some(Piece { extent, content: PieceContent::Stored(frame) })
+    })
+}
+
+/// It is one of [`lost_pieces`], or a part of one.
+pub(crate) fn is_lost(piece: &Piece) -> bool {
+    matches!(piece.content, PieceContent::Stored(frame) if frame.segment == LOST)
+}
 
 /// All of `layers` seen from above; the first is on top. The tree is balanced: a piece passes log2(n) steps.
 pub(crate) fn stack(mut layers: Vec<PieceStream>) -> PieceStream {

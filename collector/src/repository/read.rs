@@ -34,6 +34,8 @@ pub enum Content {
     Zero,
     /// Part of a stored frame.
     Stored(Stored),
+    /// Not known: the index that would say cannot be read. Only in a chain that is salvaged.
+    Lost,
 }
 
 /// Part of a stored frame.
@@ -85,6 +87,7 @@ impl Repository {
             match piece.content {
                 Content::Zero => hand_out_zeros(piece.extent, sink)?,
                 Content::Stored(s) => stored.push((piece.extent, s)),
+                Content::Lost => return Err(damaged("its index cannot be read")),
             }
         }
         stored.sort_unstable_by_key(|(extent, s)| (s.segment, s.offset, extent.offset));
@@ -107,7 +110,7 @@ impl Repository {
             let end = at + piece.extent.length as usize;
             match piece.content {
                 Content::Zero => buf[at..end].fill(0),
-                Content::Stored(_) => {
+                Content::Stored(_) | Content::Lost => {
                     stored.push(*piece);
                     places.push((piece.extent, at));
                 }

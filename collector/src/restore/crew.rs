@@ -1,17 +1,21 @@
 //! The threads that fetch content and write it, or compare it with what was written.
 //!
-//! What must stay true: each worker has one buffer of a batch, so memory does not grow with the device; the first
-//! failure stops all; every piece of a work was delivered before its bytes are used.
+//! What must stay true: each worker has two buffers of a batch, so memory does not grow with the device; the first
+//! failure stops all, unless what cannot be read may be lost: then it is noted, and nothing is written there; every
+//! piece of a work was delivered before its bytes are used.
 
+use super::lost::Losses;
 use super::plan::{Plan, Work};
+use super::same;
 use super::target::Target;
-use crate::block::Extent;
+use crate::block::{Extent, ExtentSet};
 use crate::chain::Piece;
 use crate::copy::Watch;
 use crate::error::{Error, Kind, Result};
 use crate::format::is_zero;
-use crate::repository::Repository;
+use crate::repository::{Repository, is_harm};
 use crate::sys::direct::AlignedBuf;
+use crate::sys::failpoint;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -27,59 +31,94 @@ const READ: u64 = 1 << 20;
 pub(super) enum Deed {
     /// Write it to the target.
     Write,
+    /// Write what the target does not hold already.
+    Differing,
     /// Compare it with the target.
     Verify,
 }
 
+/// Bytes dealt with.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Done {
+    /// Stored content written (or verified).
+    pub(super) content: u64,
+    /// Zeros written over something else, where the target was looked at.
+    pub(super) zeroed: u64,
+    /// Of the target, read and compared.
+    pub(super) compared: u64,
+}
+
 /// The workers of one walk over a point.
 pub(super) struct Crew<'a> {
-    repo: &'a Repository,
-    target: &'a Target,
-    deed: Deed,
-    watch: &'a dyn Watch,
+    pub(super) repo: &'a Repository,
+    pub(super) target: &'a Target,
+    pub(super) deed: Deed,
+    /// Where what cannot be read is noted; if nowhere, it is a failure.
+    pub(super) losses: Option<&'a Losses>,
+    pub(super) watch: &'a dyn Watch,
+}
+
+/// What the workers of a walk share.
+#[derive(Default)]
+struct Shared {
     content: AtomicU64,
+    zeroed: AtomicU64,
+    compared: AtomicU64,
     failed: Mutex<Option<Error>>,
 }
 
-struct Buffers {
+/// One of the workers.
+struct Worker<'a> {
+    crew: &'a Crew<'a>,
+    shared: &'a Shared,
     content: AlignedBuf,
     back: AlignedBuf,
 }
 
-impl<'a> Crew<'a> {
-    pub(super) fn new(repo: &'a Repository, target: &'a Target, deed: Deed, watch: &'a dyn Watch) -> Self {
-        Self { repo, target, deed, watch, content: AtomicU64::new(0), failed: Mutex::new(None) }
-    }
-
-    /// Does all the work; returns the bytes of stored content.
-    pub(super) fn work_off<I>(self, plan: Plan<I>) -> Result<u64>
+impl Crew<'_> {
+    /// Does all the work.
+    pub(super) fn work_off<I>(&self, plan: Plan<I>) -> Result<Done>
     where
         I: Iterator<Item = Result<Piece>> + Send,
     {
-        let plan = Mutex::new(plan);
+        let (plan, shared) = (Mutex::new(plan), Shared::default());
         std::thread::scope(|scope| {
             for _ in 0..WORKERS {
                 scope.spawn(|| {
-                    if let Err(error) = self.worker(&plan) {
-                        self.failed.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(error);
+                    let (content, back) = (AlignedBuf::new(0), AlignedBuf::new(0));
+                    let mut worker = Worker { crew: self, shared: &shared, content, back };
+                    if let Err(error) = worker.run(&plan) {
+                        shared.failed.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(error);
                     }
                 });
             }
         });
-        match self.failed.into_inner().unwrap_or_else(|e| e.into_inner()) {
+        match shared.failed.into_inner().unwrap_or_else(|e| e.into_inner()) {
             Some(error) => Err(error),
-            None => Ok(self.content.into_inner()),
+            None => Ok(Done {
+                content: shared.content.into_inner(),
+                zeroed: shared.zeroed.into_inner(),
+                compared: shared.compared.into_inner(),
+            }),
         }
     }
+}
 
-    fn worker<I: Iterator<Item = Result<Piece>>>(&self, plan: &Mutex<Plan<I>>) -> Result<()> {
-        let mut buffers = Buffers { content: AlignedBuf::new(0), back: AlignedBuf::new(0) };
+impl Worker<'_> {
+    fn run<I: Iterator<Item = Result<Piece>>>(&mut self, plan: &Mutex<Plan<I>>) -> Result<()> {
         while self.go_on()? {
             let work = plan.lock().unwrap_or_else(|e| e.into_inner()).next()?;
-            let Some(work) = work else { return Ok(()) };
-            self.zeros(&work, &mut buffers.back)?;
+            let Some(mut work) = work else { return Ok(()) };
+            if !work.lost.is_empty() {
+                let Some(losses) = self.crew.losses else {
+                    return Err(Error::new(Kind::Bug, "pieces of which nothing is known"));
+                };
+                work.lost.iter().for_each(|extent| losses.note(*extent, None));
+                self.crew.watch.advance(work.lost.total());
+            }
+            self.zeros(&work)?;
             if !work.pieces.is_empty() {
-                self.data(&work, &mut buffers)?;
+                self.data(&mut work)?;
             }
         }
         Ok(())
@@ -87,61 +126,116 @@ impl<'a> Crew<'a> {
 
     /// Nobody failed, and nobody asked for an end.
     fn go_on(&self) -> Result<bool> {
-        if self.watch.stopped() {
+        if self.crew.watch.stopped() {
             return Err(Error::new(Kind::Interrupted, "stopped"));
         }
-        Ok(self.failed.lock().unwrap_or_else(|e| e.into_inner()).is_none())
+        Ok(self.shared.failed.lock().unwrap_or_else(|e| e.into_inner()).is_none())
     }
 
-    fn zeros(&self, work: &Work, back: &mut AlignedBuf) -> Result<()> {
+    fn zeros(&mut self, work: &Work) -> Result<()> {
+        let crew = self.crew;
         for extent in &work.zeros {
             let mut at = extent.offset;
             while at < extent.end() && self.go_on()? {
-                let part = Extent::between(at, extent.end().min(at + ZEROS));
-                match self.deed {
-                    Deed::Write => self.target.zero(part)?,
-                    Deed::Verify => self.expect_zeros(part, back)?,
+                let step = if crew.deed == Deed::Write { ZEROS } else { READ };
+                let part = Extent::between(at, extent.end().min(at + step));
+                match crew.deed {
+                    Deed::Write => crew.target.zero(part)?,
+                    Deed::Differing => self.zero_differing(part)?,
+                    Deed::Verify => self.expect_zeros(part)?,
                 }
-                self.watch.advance(part.length);
+                crew.watch.advance(part.length);
                 at = part.end();
             }
         }
         Ok(())
     }
 
-    fn data(&self, work: &Work, buffers: &mut Buffers) -> Result<()> {
-        buffers.content.resize(work.content as usize);
-        self.repo.read_into(&work.pieces, &mut buffers.content)?;
-        let mut at = 0;
-        for run in work.pieces.iter().map(|p| p.extent).collect::<crate::block::ExtentSet>().iter() {
-            let bytes = &buffers.content[at..at + run.length as usize];
+    fn data(&mut self, work: &mut Work) -> Result<()> {
+        let crew = self.crew;
+        if crew.deed == Deed::Differing {
+            self.drop_equal(&mut work.pieces)?;
+        }
+        self.fetch(&mut work.pieces)?;
+        let (mut at, mut written) = (0, 0);
+        for run in work.pieces.iter().map(|p| p.extent).collect::<ExtentSet>().iter() {
+            let bytes = &self.content[at..at + run.length as usize];
             at += bytes.len();
-            match self.deed {
-                Deed::Write => self.target.write(run.offset, bytes)?,
-                Deed::Verify => self.expect(*run, bytes, &mut buffers.back)?,
+            written += bytes.len() as u64;
+            if crew.deed != Deed::Write {
+                crew.target.read(*run, &mut self.back)?;
+            }
+            match crew.deed {
+                Deed::Write => crew.target.write(run.offset, bytes)?,
+                Deed::Verify if bytes[..self.back.len()] != self.back[..] => return Err(differs(*run)),
+                Deed::Verify => {}
+                Deed::Differing => {
+                    written -= bytes.len() as u64;
+                    for part in same::differing(run.offset, bytes, &self.back) {
+                        let from = (part.offset - run.offset) as usize;
+                        crew.target.write(part.offset, &bytes[from..from + part.length as usize])?;
+                        written += part.length;
+                    }
+                }
             }
         }
-        self.content.fetch_add(work.content, Ordering::Relaxed);
-        self.watch.advance(work.content);
+        if crew.deed != Deed::Verify {
+            failpoint("restore.written")?;
+        }
+        self.shared.content.fetch_add(written, Ordering::Relaxed);
+        crew.watch.advance(work.content);
         Ok(())
     }
 
-    fn expect(&self, run: Extent, bytes: &[u8], back: &mut AlignedBuf) -> Result<()> {
-        self.target.read(run, back)?;
-        if bytes[..back.len()] == back[..] { Ok(()) } else { Err(differs(run)) }
+    /// Brings the content of the pieces into the buffer, back to back; takes out those that are lost.
+    fn fetch(&mut self, pieces: &mut Vec<Piece>) -> Result<()> {
+        self.content.resize(pieces.iter().map(|p| p.extent.length as usize).sum());
+        let Err(e) = self.crew.repo.read_into(pieces, &mut self.content) else { return Ok(()) };
+        let Some(losses) = self.crew.losses.filter(|_| is_harm(&e)) else { return Err(e) };
+        let mut at = 0;
+        let (mut kept, repo) = (Vec::new(), self.crew.repo);
+        for piece in pieces.iter() {
+            let end = at + piece.extent.length as usize;
+            match repo.read_into(std::slice::from_ref(piece), &mut self.content[at..end]) {
+                Ok(()) => {
+                    kept.push(*piece);
+                    at = end;
+                }
+                Err(e) if is_harm(&e) => losses.note(piece.extent, Some(&e)),
+                Err(e) => return Err(e),
+            }
+        }
+        *pieces = kept;
+        Ok(())
     }
 
-    fn expect_zeros(&self, extent: Extent, back: &mut AlignedBuf) -> Result<()> {
-        let mut at = extent.offset;
-        while at < extent.end() {
-            let part = Extent::between(at, extent.end().min(at + READ));
-            self.target.read(part, back)?;
-            if !is_zero(back) {
-                return Err(differs(part));
-            }
-            at = part.end();
+    /// Leaves only the pieces that the target does not hold.
+    fn drop_equal(&mut self, pieces: &mut Vec<Piece>) -> Result<()> {
+        let mut open = Vec::new();
+        for run in pieces.chunk_by(|a, b| a.extent.end() == b.extent.offset) {
+            let start = run.first().map_or(0, |p| p.extent.offset);
+            let all = Extent::between(start, run.last().map_or(start, |p| p.extent.end()));
+            self.crew.target.read(all, &mut self.back)?;
+            self.shared.compared.fetch_add(self.back.len() as u64, Ordering::Relaxed);
+            open.extend(run.iter().filter(|piece| !same::by_hash(piece, start, &self.back)));
+        }
+        *pieces = open;
+        Ok(())
+    }
+
+    fn zero_differing(&mut self, part: Extent) -> Result<()> {
+        self.crew.target.read(part, &mut self.back)?;
+        self.shared.compared.fetch_add(self.back.len() as u64, Ordering::Relaxed);
+        for run in same::not_zero(part.offset, &self.back) {
+            self.crew.target.zero(run)?;
+            self.shared.zeroed.fetch_add(run.length, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    fn expect_zeros(&mut self, part: Extent) -> Result<()> {
+        self.crew.target.read(part, &mut self.back)?;
+        if is_zero(&self.back) { Ok(()) } else { Err(differs(part)) }
     }
 }
 

@@ -22,48 +22,52 @@ pub(super) struct Work {
     pub(super) content: u64,
     /// What is zero.
     pub(super) zeros: ExtentSet,
+    /// Of which nothing is known.
+    pub(super) lost: ExtentSet,
 }
 
 /// The work still to be handed out.
 pub(super) struct Plan<I: Iterator<Item = Result<Piece>>> {
     pieces: Peekable<I>,
     at: u64,
-    size: u64,
+    end: u64,
 }
 
 impl<I: Iterator<Item = Result<Piece>>> Plan<I> {
-    /// Of a point of `size` bytes.
-    pub(super) fn new(pieces: I, size: u64) -> Self {
-        Self { pieces: pieces.peekable(), at: 0, size }
+    /// Of what a point holds in `range`, to which its pieces are cut.
+    pub(super) fn new(pieces: I, range: Extent) -> Self {
+        Self { pieces: pieces.peekable(), at: range.offset, end: range.end() }
     }
 
     /// The next work.
     pub(super) fn next(&mut self) -> Result<Option<Work>> {
         let mut work = Work::default();
-        while work.pieces.len() + work.zeros.len() < PIECES {
+        while work.pieces.len() + work.zeros.len() + work.lost.len() < PIECES {
             match self.pieces.next_if(|p| p.as_ref().map_or(true, |p| work.has_room_for(p))) {
                 Some(piece) => self.take(piece?, &mut work)?,
                 None if self.pieces.peek().is_some() => break,
                 None => {
-                    work.zeros.push(Extent::between(self.at, self.size));
-                    self.at = self.size;
+                    work.zeros.push(Extent::between(self.at, self.end));
+                    self.at = self.end;
                     break;
                 }
             }
         }
-        Ok((!work.pieces.is_empty() || !work.zeros.is_empty()).then_some(work))
+        let something = !work.pieces.is_empty() || !work.zeros.is_empty() || !work.lost.is_empty();
+        Ok(something.then_some(work))
     }
 
     fn take(&mut self, piece: Piece, work: &mut Work) -> Result<()> {
         let Piece { extent, content } = piece;
-        if extent.offset < self.at || extent.end() > self.size || content_len(&piece) > BATCH {
-            let text = format!("piece {extent:?} after {} of a point of {} bytes", self.at, self.size);
+        if extent.offset < self.at || extent.end() > self.end || content_len(&piece) > BATCH {
+            let text = format!("piece {extent:?} after {} of what ends at {}", self.at, self.end);
             return Err(Error::new(Kind::Damaged, text));
         }
         work.zeros.push(Extent::between(self.at, extent.offset));
         self.at = extent.end();
         match content {
             Content::Zero => work.zeros.push(extent),
+            Content::Lost => work.lost.push(extent),
             Content::Stored(_) => {
                 work.content += extent.length;
                 work.pieces.push(piece);
@@ -80,7 +84,7 @@ impl Work {
 }
 
 fn content_len(piece: &Piece) -> u64 {
-    if matches!(piece.content, Content::Zero) { 0 } else { piece.extent.length }
+    if matches!(piece.content, Content::Stored(_)) { piece.extent.length } else { 0 }
 }
 
 #[cfg(test)]
@@ -90,7 +94,7 @@ mod tests {
     #[test]
     fn what_no_piece_covers_is_zero_and_nothing_is_left_out() {
         let zero = |o, l| Ok(Piece { extent: Extent::new(o, l), content: Content::Zero });
-        let mut plan = Plan::new([zero(4096, 4096), zero(16_384, 100)].into_iter(), 20_001);
+        let mut plan = Plan::new([zero(4096, 4096), zero(16_384, 100)].into_iter(), Extent::new(0, 20_001));
         let work = plan.next().unwrap().unwrap();
         assert_eq!(work.zeros, ExtentSet::whole(20_001));
         assert!(work.pieces.is_empty() && plan.next().unwrap().is_none());
@@ -100,7 +104,7 @@ mod tests {
     fn pieces_out_of_order_or_beyond_the_end_are_damage() {
         let zero = |o, l| Ok(Piece { extent: Extent::new(o, l), content: Content::Zero });
         for pieces in [vec![zero(8192, 4096), zero(4096, 4096)], vec![zero(16_384, 8192)]] {
-            let error = Plan::new(pieces.into_iter(), 20_480).next().err().unwrap();
+            let error = Plan::new(pieces.into_iter(), Extent::new(0, 20_480)).next().err().unwrap();
             assert_eq!(error.kind(), Kind::Damaged);
         }
     }

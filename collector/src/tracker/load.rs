@@ -10,7 +10,7 @@ use super::kernel;
 use super::places::Places;
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::privilege::{Capability, explained};
-use crate::sys::{bpf, publish};
+use crate::sys::{bpf, failpoint, publish};
 use aya::maps::{Array, ArrayOfMaps, MapData, PerCpuArray};
 use aya::programs::BtfTracePoint;
 use aya::programs::links::{FdLink, PinnedLink};
@@ -141,12 +141,27 @@ pub fn ensure(places: &Places, roles: &[Role]) -> Result<Loaded> {
         .filter(|h| !loaded.programs.iter().any(|p| p.program == h.program))
         .collect();
     if !missing.is_empty() {
+        remove_torn(places, &missing)?;
         make_bitmap_table(places)?;
         loaded.folder = places.check_mount()?;
         loaded.programs.extend(attach(places, &kernel::describe(&mut types)?, &missing)?);
+        failpoint("track.after-load")?;
         write_json(&places.loaded(), &loaded)?;
     }
     Ok(loaded)
+}
+
+/// Detaches programs that somebody pinned who did not live to say so: beside ours they would count twice.
+fn remove_torn(places: &Places, hooks: &[&Hook]) -> Result<()> {
+    for pin in hooks.iter().flat_map(|h| [places.link(h.program), places.program(h.program)]) {
+        match std::fs::remove_file(&pin) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::os(format!("remove {}", pin.display()), e));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Copies by the kernel's kind, or what `BLKDELTA_COPIES` asks for.

@@ -3,8 +3,11 @@
 
 mod crash;
 mod garbage;
+mod giving_back;
 mod golden;
 mod interleave;
 mod long_index;
 mod model;
+mod partial;
 mod pruning;
+mod reader;

@@ -36,6 +36,7 @@ pub const CASES: &[Case] = &[
     case("SCSI, 512-byte sectors", Whole, |t| on_disk(t, "scsi512")),
     case("SCSI, 512e", Whole, |t| on_disk(t, "scsi512e")),
     case("SCSI, 4Kn", Whole, |t| on_disk(t, "scsi4k")),
+    case("SCSI, requests issued again", Whole, special::requeued),
     case("NVMe", Whole, |t| on_disk(t, "nvme")),
     case("NVMe, polled by io_uring", Whole, special::polled),
     case("partition of virtio-blk", Whole, |t| partition_of(t, "a")),
@@ -71,6 +72,7 @@ pub const CASES: &[Case] = &[
         t.all_ways(&device, &device)
     }),
     case("dm-linear over reboots", Whole, gap::dm_over_reboots),
+    case("virtio-blk, the clock set back and forth", Whole, gap::clock_set_back),
     case("disk under dm-crypt", Whole, |t| {
         let device = crypt(t, "secret", &disk("b")?)?;
         t.all_ways(&disk("b")?, &device)

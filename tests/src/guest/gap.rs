@@ -1,13 +1,14 @@
-//! A device-mapper device over reboots: what `resume` believes, and what it does not.
+//! Gaps: a device-mapper device over reboots, what `resume` believes and what not; and a clock that is set back.
 //!
 //! A reboot here: pins, state and the mapped device go, the records stay, the boot is another one.
 
 use super::make::{self, disk, sectors, sh};
 use super::trial::Trial;
 use crate::device::{O_DIRECT, open_with, poke};
-use crate::image::Aligned;
+use crate::image::{Aligned, Image};
 use crate::product::Home;
 use crate::scratch::Scratch;
+use crate::workload::churn;
 use anyhow::{Context, Result, ensure};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -83,4 +84,32 @@ pub fn dm_over_reboots(trial: &mut Trial) -> Result<()> {
         }
     }
     home.ok(["untrack", &device]).map(|_| ())
+}
+
+/// The clock is set back and forth between points: each is relative to the one before, and the last is the latest.
+pub fn clock_set_back(trial: &mut Trial) -> Result<()> {
+    const DAY: i64 = 86_400;
+    let scratch = Scratch::new("clock")?;
+    let (home, device) = (Home::new(&scratch)?, disk("c")?);
+    let (path, repo) = (device.display().to_string(), scratch.fresh("repo").display().to_string());
+    home.ok(["track", &path])?;
+    home.ok(["backup", &path, "--repo", &repo])?;
+    let now: i64 = sh("date +%s")?.parse()?;
+    trial.undo(format!("date -s @{now}"));
+    for shift in [-400 * DAY, 10 * DAY, -DAY, 0] {
+        sh(&format!("date -s @{}", now + shift))?;
+        churn(&device, &mut trial.random, 30)?;
+        let wanted = Image::of(&device)?;
+        let point = home.json(["backup", &path, "--repo", &repo])?;
+        ensure!(
+            point["kind"] == "incremental" && point["suspect"].as_array().is_none_or(Vec::is_empty),
+            "{point}"
+        );
+        let target = scratch.fresh("restored");
+        home.ok(["restore", "--repo", &repo, "--point", "latest", &target.display().to_string()])?;
+        let missed = wanted.difference(&Image::of_file(&target)?);
+        ensure!(missed.is_empty(), "{} s: the latest point lacks {} bytes", shift, missed.total());
+        std::fs::remove_file(&target)?;
+    }
+    home.ok(["untrack", &path]).map(|_| ())
 }

@@ -8,8 +8,9 @@ use crate::image::Aligned;
 use crate::product::Ended;
 use crate::random::Random;
 use crate::raw::{Completions, write_uring};
-use crate::workload::Outcome;
+use crate::workload::{Outcome, churn};
 use anyhow::{Context, Result, ensure};
+use collector::tracker::Places;
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -144,6 +145,43 @@ pub fn polled(trial: &mut Trial) -> Result<()> {
         }
         Ok(Outcome::Done)
     })
+}
+
+/// A SCSI disk in memory whose host is busy at every fifth command, which is then issued again.
+pub fn requeued(trial: &mut Trial) -> Result<()> {
+    // fake_host_busy, drivers/scsi/scsi_debug.c
+    if sh("modprobe -q scsi_debug dev_size_mb=136 delay=0 every_nth=5 opts=0x8000").is_err() {
+        trial.absent("no module scsi_debug");
+        return Ok(());
+    }
+    trial.undo("rmmod scsi_debug");
+    let model =
+        |entry: &fs::DirEntry| fs::read_to_string(entry.path().join("device/model")).unwrap_or_default();
+    let find =
+        || fs::read_dir("/sys/block").ok()?.flatten().find(|entry| model(entry).contains("scsi_debug"));
+    wait_until(|| find().is_some(), "the disk of scsi_debug")?;
+    let path = Path::new("/dev").join(find().context("no disk of scsi_debug")?.file_name());
+    let Some(mut sight) = trial.track(&path)? else { return Ok(()) };
+    let before = trial.settle(&mut sight)?;
+    trial.judged(&mut sight, before, |trial| {
+        trial.one("mixture", |random| churn(&path, random, 120).map(|_| Outcome::Done))?;
+        trial.one("io_uring", |random| {
+            let device = open_with(&path, O_DIRECT)?;
+            write_uring(
+                &device,
+                40 << 20,
+                &Aligned::random(4 << 20, random),
+                8 << 10,
+                Completions::Interrupts,
+            )?;
+            Ok(Outcome::Done)
+        })
+    })?;
+    let places = Places::under(trial.home.path());
+    let requeued = collector::diff::look(&places, &path)?.reading.counters[0].requeued;
+    ensure!(requeued > 0, "nothing was issued twice: this was no test");
+    trial.note(format!("{requeued} requests were issued again"));
+    Ok(())
 }
 
 /// Memory that can be mapped past the block layer.

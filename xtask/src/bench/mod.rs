@@ -5,6 +5,7 @@
 //! and the README.
 
 mod bed;
+mod crash;
 mod document;
 mod full;
 mod incremental;
@@ -43,6 +44,13 @@ const BENCHMARKS: [Benchmark; 4] = [
     Benchmark { name: "restore", about: "a restore against qemu-img convert back to raw", run: restore::run },
 ];
 
+/// Measured for docs/SAFETY.md: no part of the price page.
+const CRASH: Benchmark = Benchmark {
+    name: "crash",
+    about: "a comparing backup after a crash, and what an activity log would cost instead",
+    run: crash::run,
+};
+
 /// What becomes of the results.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Keep {
@@ -58,13 +66,14 @@ pub enum Keep {
 pub fn bench(ws: &Workspace, name: Option<&str>, rounds: usize, keep: Keep, note: &str) -> Result<()> {
     let write = keep == Keep::Write;
     if name.is_none() && !write {
-        for benchmark in &BENCHMARKS {
+        for benchmark in BENCHMARKS.iter().chain([&CRASH]) {
             println!("{:12} {}", benchmark.name, benchmark.about);
         }
         return Ok(());
     }
-    let chosen: Vec<&Benchmark> =
+    let mut chosen: Vec<&Benchmark> =
         BENCHMARKS.iter().filter(|benchmark| name.is_none_or(|name| benchmark.name == name)).collect();
+    chosen.extend((name == Some(CRASH.name)).then_some(&CRASH));
     if chosen.is_empty() || rounds == 0 {
         bail!("`cargo xtask bench` lists what can be measured, in at least one round");
     }

@@ -20,6 +20,8 @@ pub const TEST: &[Package] = &[
     Package { name: "xfsprogs", program: "mkfs.xfs" },
     Package { name: "btrfs-progs", program: "mkfs.btrfs" },
     Package { name: "qemu-utils", program: "qemu-img" },
+    Package { name: "python3", program: "python3" },
+    Package { name: "zstd", program: "zstd" },
 ];
 
 /// For `vm` besides.

@@ -19,6 +19,7 @@ const WANTED: &[&str] = &[
     "virtio_console",
     "sd_mod",
     "sg",
+    "scsi_debug",
     "nvme",
     "ata_piix",
     // kinds of devices

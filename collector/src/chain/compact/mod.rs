@@ -233,7 +233,7 @@ fn write_map(
     emptied: &Arc<BTreeSet<SegmentId>>,
 ) -> Result<u64> {
     let chain = Chain::resolve(repo, lock.device(), point)?;
-    let (image, mut segments) = chain.image()?;
+    let (image, mut segments) = chain.image(chain.all())?;
     let base = u32::try_from(segments.len() + moved.segments.len()).map(|_| segments.len() as u32);
     let base = base.map_err(|_| Error::new(Kind::Unsupported, "image of more than 2^32 segments"))?;
     let old: Arc<[SegmentRef]> = segments.as_slice().into();

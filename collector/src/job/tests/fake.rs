@@ -9,7 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::{DeviceId, DeviceIdent, Manifest, PointId};
 use crate::job::{self, Ledger, Outcome, Show, Subject, Survey, Wishes};
 use crate::repository::Repository;
-use crate::restore::{Leave, Restore};
+use crate::restore::{How, Leave, Restore};
 use crate::source::{LiveDevice, Source};
 use crate::sys::direct::AlignedBuf;
 use crate::tracker::Base;
@@ -248,7 +248,7 @@ pub fn restored(repo: &Repository, point: PointId) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("image");
     let restore = Restore::prepare(repo, &device(), point).unwrap();
-    let done = restore.run(&path, Leave::default(), true, &()).unwrap();
+    let done = restore.run(&path, Leave::default(), How { verify: true, ..How::default() }, &()).unwrap();
     assert!(done.verified);
     std::fs::read(path).unwrap()
 }

@@ -197,7 +197,7 @@ fn a_damaged_segment_is_never_restored() {
     let repo = Repository::open(dir.path().join("repo").to_str().unwrap()).unwrap();
     let target = dir.path().join("image");
     let restore = crate::restore::Restore::prepare(&repo, &super::fake::device(), manifest.point).unwrap();
-    let error = restore.run(&target, Default::default(), false, &()).unwrap_err();
+    let error = restore.run(&target, Default::default(), Default::default(), &()).unwrap_err();
     assert_eq!(error.kind(), Kind::Damaged, "{error:?}");
     assert!(error.to_string().contains("incomplete"));
 }

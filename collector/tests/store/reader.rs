@@ -1,0 +1,151 @@
+//! The escape hatch: docs/restore.py, written from docs/FORMAT.md alone, restores what the product stored.
+
+use crate::giving_back::{put, three_points};
+use crate::model::{Model, What, open};
+use collector::chain::Chain;
+use collector::format::PointId;
+use collector::repository::Repository;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+fn script() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/restore.py")
+}
+
+fn python(words: &[&Path]) -> Output {
+    Command::new("python3").arg(script()).args(words).stdin(Stdio::null()).output().unwrap()
+}
+
+/// Why it cannot run here.
+fn missing() -> Option<&'static str> {
+    let runs = |program: &str, words: &[&str]| {
+        let mut command = Command::new(program);
+        command.args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    match runs("python3", &["-c", "import sys; sys.exit(sys.version_info < (3, 8))"]) {
+        false => Some("there is no Python 3.8 or later"),
+        true if runs("zstd", &["--version"]) || runs("python3", &["-c", "import zstandard"]) => None,
+        true => Some("neither the program zstd nor the module zstandard is there"),
+    }
+}
+
+fn skipped(name: &str) -> bool {
+    let why = missing();
+    if let Some(why) = why {
+        println!("SKIPPED: reader::{name}: {why}");
+    }
+    why.is_some()
+}
+
+/// The script gives back exactly `image`.
+fn ensure_restores(folder: &Path, point: &str, image: &[u8]) {
+    let target = folder.with_extension("out");
+    let ended = python(&[folder, Path::new(point), &target]);
+    assert!(ended.status.success(), "{point}: {}", String::from_utf8_lossy(&ended.stderr));
+    assert!(std::fs::read(&target).unwrap() == image, "{point} of {}", folder.display());
+    std::fs::remove_file(target).unwrap();
+}
+
+#[test]
+fn it_is_short() {
+    let text = std::fs::read_to_string(script()).unwrap();
+    assert!(text.lines().count() <= 200, "{} lines", text.lines().count());
+}
+
+/// Full, increments, zeros over content, parts of frames, stored raw and by zstd; then merged, then pruned of a parent.
+#[test]
+fn points_of_every_kind() {
+    if skipped("points_of_every_kind") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("r");
+    let (repo, model, made) = three_points(&folder);
+    let all = || made.iter().for_each(|(point, image)| ensure_restores(&folder, &point.to_string(), image));
+    all();
+    ensure_restores(&folder, "latest", &made[2].1);
+    let listed = python(&[&folder]);
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    assert_eq!(
+        listed.lines().map(|l| &l[..26]).collect::<Vec<_>>(),
+        made.iter().map(|m| m.0.to_string()).collect::<Vec<_>>()
+    );
+    let lock = repo.lock(&model.device).unwrap();
+    for n in [1, 2] {
+        Chain::resolve(&repo, &model.device, made[n].0).unwrap().merge(&lock).unwrap();
+        all();
+    }
+    std::fs::remove_file(folder.join(format!("idx/disk/{}", made[1].0))).unwrap();
+    ensure_restores(&folder, &made[2].0.to_string(), &made[2].1);
+}
+
+#[test]
+fn an_index_of_several_chunks() {
+    if skipped("an_index_of_several_chunks") {
+        return;
+    }
+    const BLOCKS: usize = 17_000;
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("r");
+    let repo = Repository::create(folder.to_str().unwrap()).unwrap();
+    let mut model = Model::new("disk", BLOCKS * 4096);
+    let pass: Vec<_> = (0..BLOCKS).map(|n| (n, 1, What::Same((n % 251) as u8 + 1))).collect();
+    let manifest = model.back_up(&repo, None, &[&pass]).unwrap();
+    assert!(manifest.index.chunks > 1);
+    ensure_restores(&folder, "latest", &model.image);
+}
+
+#[test]
+fn version_one_as_it_was_written_on_its_first_day() {
+    if skipped("version_one_as_it_was_written_on_its_first_day") {
+        return;
+    }
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/repo-v1");
+    let dir = tempfile::tempdir().unwrap();
+    let repo = open(&folder).unwrap();
+    for entry in repo.points().unwrap() {
+        let wanted = crate::model::restore(&repo, &entry.device, entry.id).unwrap();
+        let (id, target): (PointId, _) = (entry.id, dir.path().join("out"));
+        let ended = python(&[&folder, Path::new(&id.to_string()), &target]);
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+        assert!(std::fs::read(&target).unwrap() == wanted);
+        std::fs::remove_file(target).unwrap();
+    }
+}
+
+/// Encrypted, of a later version, no repository at all, a target that is there: said, and nothing written.
+#[test]
+fn what_it_cannot_read_it_says() {
+    if skipped("what_it_cannot_read_it_says") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("r");
+    drop(three_points(&folder));
+    let (main, target) = (folder.join("repo.json"), dir.path().join("out"));
+    let sound = std::fs::read_to_string(&main).unwrap();
+    let refused = |said: &str| {
+        let ended = python(&[&folder, Path::new("latest"), &target]);
+        let stderr = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert!(
+            ended.status.code() == Some(1) && stderr.contains(said) && !stderr.contains("Traceback"),
+            "{stderr}"
+        );
+    };
+    for (from, to, said) in [
+        (r#""crypto":0"#, r#""crypto":1"#, "encrypted"),
+        (r#""version":1"#, r#""version":2"#, "version 2"),
+        ("blkdelta repository", "blkdelta prepository", "damaged"),
+    ] {
+        put(&main, sound.replace(from, to).as_bytes());
+        refused(said);
+    }
+    std::fs::remove_file(&main).unwrap();
+    refused("repo.json");
+    put(&main, sound.as_bytes());
+    assert!(!target.exists());
+    put(&target, b"mine");
+    refused("exists");
+    assert_eq!(std::fs::read(&target).unwrap(), b"mine");
+}

@@ -86,14 +86,14 @@ enum Deed {
 }
 
 impl Deed {
-    /// Is this one of its steps?
-    fn steps_at(self, name: &str) -> bool {
-        let reads = name.starts_with("repo.read.");
-        let takes = name == "repo.lock.take";
+    /// Is this one of its steps? Beside a restore alone, only those whose change a restore can see.
+    fn steps_at(self, name: &str, beside_restore: bool) -> bool {
+        // before something changes; that it has changed is the same moment as before the next change
+        let changes = !name.starts_with("repo.read.") && !name.ends_with(".stored");
         match self {
-            Self::Restore(_) => reads,
-            // before something changes; that it has changed is the same moment as before the next change
-            _ => takes || !reads && !name.ends_with(".stored") && name != "repo.superseded.begin",
+            Self::Restore(_) => name.starts_with("repo.read."),
+            _ if beside_restore => changes && !UNSEEN.contains(&name),
+            _ => changes,
         }
     }
 
@@ -128,6 +128,10 @@ impl Deed {
         }
     }
 }
+
+/// Steps that change nothing a restore of a known point looks at.
+const UNSEEN: [&str; 5] =
+    ["repo.lock.take", "repo.segment.put", "repo.index.put", "repo.tombstone.put", "repo.sweep.maps-gone"];
 
 enum Gave {
     Nothing,
@@ -195,6 +199,7 @@ fn play(
             .enumerate()
             .map(|(me, &deed)| {
                 let (stage, path): (_, PathBuf) = (Arc::clone(&stage), folder.path().into());
+                let beside_restore = deeds.len() == 2 && deeds.iter().any(|d| matches!(d, Deed::Restore(_)));
                 scope.spawn(move || {
                     let _end = End(&stage, me);
                     let repo = open(&path).unwrap();

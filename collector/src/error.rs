@@ -21,6 +21,8 @@ pub enum Kind {
     Busy,
     /// The operating system or the store failed.
     Io,
+    /// The store cannot be reached: network, server, bucket. Nothing follows about its objects.
+    Unreachable,
     /// No room left.
     NoSpace,
     /// Stored bytes are not what was written (exit code 3).

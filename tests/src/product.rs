@@ -33,6 +33,7 @@ pub fn binary() -> Result<PathBuf> {
 #[derive(Debug)]
 pub struct Home {
     path: PathBuf,
+    environment: Vec<(String, String)>,
 }
 
 /// How a run of the binary ended.
@@ -53,13 +54,19 @@ impl Home {
     pub fn new(scratch: &Scratch) -> Result<Self> {
         let path = scratch.fresh("home");
         std::fs::create_dir(&path)?;
-        Ok(Self { path })
+        Ok(Self { path, environment: Vec::new() })
+    }
+
+    /// With this in the environment of every run.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.environment.retain(|(set, _)| set != name);
+        self.environment.push((name.into(), value.into()));
     }
 
     /// One that several processes share, one after the other.
     pub fn at(path: &Path) -> Result<Self> {
         std::fs::create_dir_all(path)?;
-        Ok(Self { path: path.into() })
+        Ok(Self { path: path.into(), environment: Vec::new() })
     }
 
     /// The same instance after a reboot of its machine: what was in memory is gone, what lay in `lib` is there, and
@@ -85,6 +92,7 @@ impl Home {
     pub fn command<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Result<Command> {
         let mut command = Command::new(binary()?);
         command.args(words).env("BLKDELTA_HOME", &self.path).env_remove("BLKDELTA_FAILPOINT");
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         die_with_us(&mut command);
         Ok(command)

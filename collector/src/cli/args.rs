@@ -14,6 +14,9 @@ pub struct Cli {
     /// What to do
     #[command(subcommand)]
     pub verb: Verb,
+    /// Of every verb
+    #[command(flatten)]
+    pub reach: super::reach::Reach,
 }
 
 const EXAMPLE: &str = "A first backup, from nothing:
@@ -175,8 +178,8 @@ pub struct Diff {
     /// in runs of at most 64 KiB
     #[arg(long, num_args = 2, value_names = ["A", "B"], requires = "repo")]
     pub between: Option<Vec<String>>,
-    /// Folder of the repository of the two points
-    #[arg(long, value_name = "REPO", requires = "between")]
+    /// Repository of the two points
+    #[arg(long, value_name = "REPO", requires = "between", conflicts_with = "device")]
     pub repo: Option<String>,
     /// Read what the two points hold where their hashes differ, and list only blocks of 4 KiB that differ
     #[arg(long, requires = "between")]
@@ -192,7 +195,7 @@ pub struct Making {
     /// A tracked device
     #[arg(value_name = "DEV")]
     pub device: PathBuf,
-    /// Folder of the repository; made if it is not there
+    /// Repository: a folder or s3://BUCKET/PREFIX; made if it is not there
     #[arg(long, value_name = "REPO")]
     pub repo: String,
     /// Never freeze a file system; the point is then crash consistent or fuzzy, and says so
@@ -271,7 +274,7 @@ pub struct Audit {
     /// A tracked device
     #[arg(value_name = "DEV")]
     pub device: PathBuf,
-    /// Folder of the repository that holds its last point
+    /// Repository that holds its last point: a folder, or where else it lies
     #[arg(long, value_name = "REPO")]
     pub repo: String,
     /// This part of the device, where the last audit ended; begins anew at its end
@@ -288,7 +291,7 @@ pub struct Audit {
 /// `list`.
 #[derive(Debug, Args)]
 pub struct List {
-    /// Folder of the repository
+    /// Repository: a folder, s3://BUCKET/PREFIX, or https://HOST/PATH to read
     #[arg(long, value_name = "REPO")]
     pub repo: String,
     /// For programs
@@ -299,7 +302,7 @@ pub struct List {
 /// `check`.
 #[derive(Debug, Args)]
 pub struct Check {
-    /// Folder of the repository
+    /// Repository: a folder, s3://BUCKET/PREFIX, or https://HOST/PATH to read
     #[arg(long, value_name = "REPO")]
     pub repo: String,
     /// Read and verify every stored byte, not only the structure
@@ -424,6 +427,8 @@ mod tests {
             "blkdelta keep-since /dev/a",
             "blkdelta keep-since /dev/a latest-full --repo /r --drop --json",
             "blkdelta merge --repo /r --device d --up-to latest --json",
+            "blkdelta backup /dev/a --repo s3://b/p --s3-endpoint http://h:9000 --bandwidth 50MiB/s --retry-for 1m",
+            "blkdelta prune --repo s3://b/p?profile=pruner --keep-last 3 --break-lock",
             "blkdelta compact --repo /r --dead 60% --max-bytes 20GiB --bandwidth 50MiB --grace 0 --dry-run --json",
             "blkdelta prune --repo /r --keep-last 3 --keep-hourly 1 --keep-within 7d --dry-run",
         ] {

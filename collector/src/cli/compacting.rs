@@ -17,7 +17,7 @@ use std::time::Duration;
 /// `compact`.
 #[derive(Debug, Args)]
 pub struct Compact {
-    /// Folder of the repository
+    /// Repository: a folder or s3://BUCKET/PREFIX
     #[arg(long, value_name = "REPO")]
     repo: String,
     /// Only this device's points, as `list` names it; else all

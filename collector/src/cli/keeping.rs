@@ -14,7 +14,7 @@ use std::time::Duration;
 /// `merge`.
 #[derive(Debug, Args)]
 pub struct Merge {
-    /// Folder of the repository
+    /// Repository: a folder or s3://BUCKET/PREFIX
     #[arg(long, value_name = "REPO")]
     repo: String,
     /// Of which device `latest` is meant, where the repository holds several
@@ -31,7 +31,7 @@ pub struct Merge {
 /// `prune`.
 #[derive(Debug, Args)]
 pub struct Prune {
-    /// Folder of the repository
+    /// Repository: a folder or s3://BUCKET/PREFIX
     #[arg(long, value_name = "REPO")]
     repo: String,
     /// Only this device's points, as `list` names it; else each device by the same rules

@@ -9,13 +9,12 @@ use super::show::{bytes, duration, time};
 use crate::chain;
 use crate::epoch::Epochs;
 use crate::job::{self, DeviceSurvey, Outcome, Show, Subject, Wishes};
-use crate::repository::Repository;
+use crate::repository::{Location, Repository};
 use crate::source::LiveDevice;
 use crate::sys::device::BlockDevice;
 use crate::tracker::{Diagnostics, Places, Traffic, Watcher};
 use anyhow::Result;
 use serde::Serialize;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -90,7 +89,7 @@ fn make(args: &Making, full: bool, show: &dyn Show) -> Result<Outcome> {
         own_folders: vec![Places::from_env().state().to_owned()],
     };
     // before the repository is made: a refusal leaves nothing behind
-    job::place::judge(Some(device.dev), Some(Path::new(&args.repo)), &wishes)?;
+    job::place::judge(Some(device.dev), Location::parse(&args.repo)?.folder(), &wishes)?;
     let places = Places::from_env();
     let mut epochs = Epochs::open(&places, &args.device)?;
     if let Ok(mut diagnostics) = Diagnostics::open(&places) {

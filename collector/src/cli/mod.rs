@@ -15,6 +15,7 @@ mod making;
 mod monitor;
 mod output;
 mod progress;
+mod reach;
 mod restoring;
 mod show;
 mod starting;
@@ -40,6 +41,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<Ending> {
+    cli.reach.choose();
     if cli.verb.looks_at_the_kernel() {
         // what an older version left in the kernel is taken over before anybody looks at it
         crate::tracker::migrate(&crate::tracker::Places::from_env())?;

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 /// A point of a repository.
 #[derive(Debug, Args)]
 pub struct Asked {
-    /// Folder of the repository
+    /// Repository: a folder, s3://BUCKET/PREFIX, or https://HOST/PATH to read
     #[arg(long, value_name = "REPO")]
     repo: String,
     /// Id of a point as `list` prints it, or `latest`

@@ -186,7 +186,7 @@ impl Repository {
 
 fn own(lock: &DeviceLock, device: &DeviceId) -> Result<()> {
     if lock.device() == device {
-        return Ok(());
+        return lock.holds();
     }
     Err(Error::new(Kind::Usage, format!("drop a point of {device}: the lock is of another device")))
 }

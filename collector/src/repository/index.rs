@@ -1,7 +1,8 @@
 //! Writing and reading an index as a stream: one chunk in memory at a time.
 
 use super::overlay::{PieceStream, lost_pieces};
-use super::store::{ObjectStream, Store};
+use super::store::Store;
+use super::stream::ObjectStream;
 use super::{is_harm, keys, lost};
 use crate::block::{BLOCK, Extent};
 use crate::error::{Error, Kind, Result};

@@ -3,12 +3,15 @@
 //! A local repository is locked by flock on `lock/<device>`: the kernel gives it back when its holder dies,
 //! however it dies. The file says who holds it, for people; it stays behind (removing it would race with the
 //! next holder) and is emptied on a clean end, so that words in it under a free lock mean: the last writer died.
+//! Over the network it is a [lease](super::lease).
 
 use super::Repository;
+use super::lease::Lease;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::DeviceId;
 use crate::sys::failpoint;
 use rustix::fs::FlockOperation;
+use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -22,11 +25,21 @@ pub struct DeviceLock {
 #[derive(Debug)]
 struct Held {
     device: DeviceId,
-    file: File,
+    by: By,
     taken_over: Option<String>,
 }
 
+#[derive(Debug)]
+enum By {
+    Flock(File),
+    Lease(Lease),
+}
+
 impl DeviceLock {
+    fn new(device: &DeviceId, by: By, taken_over: Option<String>) -> Self {
+        Self { held: Arc::new(Held { device: device.clone(), by, taken_over }) }
+    }
+
     /// The device.
     pub fn device(&self) -> &DeviceId {
         &self.held.device
@@ -36,12 +49,25 @@ impl DeviceLock {
     pub fn taken_over(&self) -> Option<&str> {
         self.held.taken_over.as_deref()
     }
+
+    /// Looks whether nobody took it over: asked before anything is committed or removed.
+    ///
+    /// # Errors
+    /// [`Kind::Busy`] if somebody did; what the store meets.
+    pub(crate) fn holds(&self) -> Result<()> {
+        match &self.held.by {
+            By::Flock(_) => Ok(()),
+            By::Lease(lease) => lease.holds(),
+        }
+    }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
         // clean end: no words left; closing the file gives the lock back
-        let _ = self.file.set_len(0);
+        if let By::Flock(file) = &self.by {
+            let _ = file.set_len(0);
+        }
     }
 }
 
@@ -52,7 +78,10 @@ impl Repository {
     /// [`Kind::Busy`] if another process has it; [`Kind::Unsupported`] where flock is.
     pub fn lock(&self, device: &DeviceId) -> Result<DeviceLock> {
         let Some(folder) = self.local_path() else {
-            return Err(Error::new(Kind::Unsupported, "lock a repository that is not a local folder"));
+            let what = || format!("lock {device} in repository {}", self.store().location());
+            let lease = Lease::take(&self.store_handle(), &format!("lock/{device}"));
+            let (lease, taken_over) = lease.map_err(|e| e.within(what()))?;
+            return Ok(DeviceLock::new(device, By::Lease(lease), taken_over));
         };
         failpoint("repo.lock.take")?;
         self.store().settle()?;
@@ -72,15 +101,53 @@ impl Repository {
         taken.os_context(what)?;
         let taken_over = (!words.is_empty()).then(|| format!("{words} died while it was writing"));
         sign(&file).os_context(what)?;
-        Ok(DeviceLock { held: Arc::new(Held { device: device.clone(), file, taken_over }) })
+        Ok(DeviceLock::new(device, By::Flock(file), taken_over))
     }
 }
 
 /// Writes who holds the lock.
 fn sign(mut file: &File) -> std::io::Result<()> {
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     file.set_len(0)?;
     std::io::Seek::rewind(&mut file)?;
-    writeln!(file, "process {} on {host}, boot {}", std::process::id(), boot.trim())
+    writeln!(file, "{}", Owner::us())
+}
+
+/// A process that holds a lock, in words that another one can judge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Owner {
+    process: u32,
+    host: String,
+    /// Of the machine's start: process numbers mean nothing in another.
+    boot: String,
+    /// The space its process number is of: a container has its own.
+    space: String,
+}
+
+impl Owner {
+    /// This process.
+    pub fn us() -> Self {
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let space = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+        Self {
+            process: std::process::id(),
+            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            boot: boot.trim().to_owned(),
+            space: space.to_string_lossy().into_owned(),
+        }
+    }
+
+    /// It was on this machine, in this start of it, and is there no more. Of others nothing is known.
+    pub fn is_dead(&self) -> bool {
+        let us = Self::us();
+        let near = self.boot == us.boot && self.space == us.space;
+        let known = !us.boot.is_empty() && !us.space.is_empty();
+        near && known && !std::path::Path::new(&format!("/proc/{}", self.process)).exists()
+    }
+}
+
+impl std::fmt::Display for Owner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let plain = |text: &str| text.replace(|c: char| c.is_control(), " ");
+        write!(f, "process {} on {}, boot {}", self.process, plain(&self.host), plain(&self.boot))
+    }
 }

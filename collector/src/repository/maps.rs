@@ -130,6 +130,7 @@ impl Repository {
             time: unix_millis(),
             tool: tool(),
         };
+        lock.holds()?;
         failpoint("repo.map.put")?;
         self.store().put_new(&keys::map_commit(device, point, number), map.encode()?.into())?;
         self.store().in_place()?;

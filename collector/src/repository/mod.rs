@@ -5,7 +5,7 @@
 //!   seg/<2 hex>/<ulid>              data, about 32 MiB each
 //!   idx/<device>/<point>            the point's pieces
 //!   bak/<device>/<point>.json       manifest = commit, written last
-//!   lock/<device>                   local repositories: flock, one writer per device
+//!   lock/<device>                   one writer per device: flock, or over the network a lease
 //!   map/<device>/<point>/<n>        an index of the point's whole image, by a merge or compaction
 //!   del/<device>/<point>.json       tombstone: the point is not wanted any more
 //! ```
@@ -20,9 +20,12 @@ mod drop;
 mod fill;
 mod index;
 mod keys;
+mod lease;
+mod location;
 mod lock;
 mod maps;
 mod mover;
+mod net;
 mod open;
 mod orphans;
 mod overlay;
@@ -30,13 +33,16 @@ mod points;
 mod read;
 mod run;
 mod store;
+mod stream;
 mod superseded;
 mod upload;
 mod writer;
 
 pub use check::{Damage, Report, check};
 pub use drop::Swept;
+pub use location::{Location, endpoint};
 pub use lock::DeviceLock;
+pub use net::Access;
 pub use open::Repository;
 pub use points::{PointEntry, PointState};
 pub use read::{Content, Piece, Stored};

@@ -1,12 +1,13 @@
 //! Making and opening a repository.
 
 use super::index::{Asked, IndexReader};
+use super::location::Location;
 use super::store::{FOLDERS, Store};
 use super::{keys, tool, unix_millis};
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::{CELL, MAX_ENVELOPE, Manifest, RepositoryConfig, RepositoryId};
 use crate::sys::{failpoint, sync_folder};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// An open repository; clones share it. Every call blocks; it may be made from any thread, also inside an
@@ -24,19 +25,23 @@ impl std::fmt::Debug for Repository {
 }
 
 impl Repository {
-    /// Makes a repository in a folder that is empty or does not exist yet.
+    /// Makes a repository in a place that is empty or does not exist yet; a bucket must be there.
     ///
     /// # Errors
-    /// [`Kind::Exists`] if there is one, or the folder holds anything else; what the store meets.
+    /// [`Kind::Exists`] if there is one, or the place holds anything else; what the store meets.
     pub fn create(location: &str) -> Result<Self> {
-        let folder = local_folder(location)?;
-        let what = || format!("create repository {}", folder.display());
-        if let Some(found) = first_foreign(&folder).os_context(what)? {
-            return Err(Error::new(Kind::Exists, format!("{}: the folder holds {found:?} already", what()))
-                .hint("give an empty or a new folder"));
+        let place = Location::parse(location)?;
+        let what = || format!("create repository {place}");
+        if let Some(folder) = place.folder() {
+            refuse_foreign(first_foreign(folder).os_context(what)?, what)?;
+            make_folder(folder)?;
         }
-        make_folder(&folder)?;
-        let store = Store::local(&folder)?;
+        let store = Store::open(&place)?;
+        store.writable().map_err(|e| e.within(what()))?;
+        if place.folder().is_none() {
+            let objects = store.list("").map_err(|e| e.within(what()))?;
+            refuse_foreign(objects.into_iter().next().map(|(key, _)| key), what)?;
+        }
         store.settle()?;
         let config = RepositoryConfig {
             uuid: RepositoryId::generate(),
@@ -55,14 +60,14 @@ impl Repository {
     /// # Errors
     /// [`Kind::NotFound`] if there is none; [`Kind::Damaged`], [`Kind::Incompatible`].
     pub fn open(location: &str) -> Result<Self> {
-        let folder = local_folder(location)?;
-        let what = || format!("open repository {}", folder.display());
+        let place = Location::parse(location)?;
+        let what = || format!("open repository {place}");
         let absent = |e: Error| match e.kind() {
             Kind::NotFound => Error::caused(Kind::NotFound, format!("{}: there is none", what()), e)
-                .hint("`blkdelta backup` makes one in an empty or a new folder"),
+                .hint("`blkdelta backup` makes one in an empty or a new place"),
             _ => e.within(what()),
         };
-        let store = Store::local(&folder).map_err(absent)?;
+        let store = Store::open(&place).map_err(absent)?;
         let bytes = store.get(keys::CONFIG, MAX_ENVELOPE as u64).map_err(absent)?;
         let config = RepositoryConfig::decode(&bytes).map_err(|e| e.within(what()))?;
         Ok(Self { store: Arc::new(store), config: Arc::new(config) })
@@ -113,21 +118,10 @@ impl Repository {
     }
 }
 
-/// The folder a location names. Other stores come later and have a scheme.
-fn local_folder(location: &str) -> Result<PathBuf> {
-    let path = location.strip_prefix("file://").unwrap_or(location);
-    if path.is_empty() {
-        return Err(Error::new(Kind::Usage, "repository location is empty"));
-    }
-    if path.split_once("://").is_some_and(|(scheme, _)| scheme.chars().all(|c| c.is_ascii_alphanumeric())) {
-        let what = format!("repository {location}: only local folders are known");
-        return Err(Error::new(Kind::Unsupported, what).hint("give the path of a folder"));
-    }
-    if std::fs::metadata(path).is_ok_and(|found| !found.is_dir()) {
-        let what = format!("repository {path}: there is something, but no folder");
-        return Err(Error::new(Kind::Usage, what).hint("give the path of a folder, existing or new"));
-    }
-    Ok(PathBuf::from(path))
+fn refuse_foreign(found: Option<String>, what: impl Fn() -> String) -> Result<()> {
+    let Some(found) = found else { return Ok(()) };
+    Err(Error::new(Kind::Exists, format!("{}: it holds {found:?} already", what()))
+        .hint("give an empty or a new folder, or a prefix of its own in the bucket"))
 }
 
 /// A name in the folder that an unfinished creation of ours would not have left.
@@ -180,7 +174,6 @@ mod tests {
         assert_eq!(Repository::create(&at("a")).unwrap_err().kind(), Kind::Exists);
         assert_eq!(Repository::open_or_create(&at("a")).unwrap_err().kind(), Kind::Exists);
         assert_eq!(std::fs::read_dir(at("a")).unwrap().count(), 1);
-        assert_eq!(Repository::open("s3://bucket").unwrap_err().kind(), Kind::Unsupported);
         assert_eq!(Repository::open("").unwrap_err().kind(), Kind::Usage);
     }
 

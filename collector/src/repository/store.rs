@@ -2,8 +2,11 @@
 //!
 //! Must stay true: when a write returns, the object and every folder above it are durable (`with_fsync(true)`
 //! syncs the file, its folder and the folders it made; read in object_store 0.14.2 `local.rs`); an object under a
-//! random name is written once; `put_new` never replaces.
+//! random name is written once; `put_new` never replaces. Over the network a request is tried again while its
+//! failure may pass; an answer that was lost is made up for by reading what is there.
 
+use super::location::Location;
+use super::net::{self, Access, Patience, classify};
 use crate::error::{Error, Kind, Result};
 use crate::format::damaged;
 use crate::sys::sync_folder;
@@ -11,7 +14,7 @@ use bytes::Bytes;
 use futures_util::TryStreamExt;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
-use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload, UpdateVersion};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -23,15 +26,29 @@ pub(super) const FOLDERS: [&str; 6] = ["seg", "idx", "bak", "lock", "map", "del"
 /// A store of objects.
 pub(crate) struct Store {
     objects: Arc<dyn ObjectStore>,
+    location: Location,
     local: Option<PathBuf>,
     /// The local folder itself, whatever its path means by now.
     root: Option<std::fs::File>,
+    pub(super) access: Access,
     runtime: OnceLock<tokio::runtime::Runtime>,
 }
 
 impl Store {
+    /// The objects at a location.
+    pub fn open(location: &Location) -> Result<Self> {
+        let access = Access::chosen();
+        let objects = match location {
+            Location::Folder(folder) => return Self::local(folder),
+            Location::Bucket(bucket) => net::bucket(bucket, &access)?,
+            Location::Web(url) => net::web(url, &access)?,
+        };
+        let location = location.clone();
+        Ok(Self { objects, location, local: None, root: None, access, runtime: OnceLock::new() })
+    }
+
     /// The objects in a local folder.
-    pub fn local(folder: &Path) -> Result<Self> {
+    fn local(folder: &Path) -> Result<Self> {
         let what = || format!("open repository folder {}", folder.display());
         let folder = std::fs::canonicalize(folder).map_err(|e| Error::os(what(), e))?;
         let objects =
@@ -39,10 +56,17 @@ impl Store {
         let root = std::fs::File::open(&folder).map_err(|e| Error::os(what(), e))?;
         Ok(Self {
             objects: Arc::new(objects),
+            location: Location::Folder(folder.clone()),
             local: Some(folder),
             root: Some(root),
+            access: Access::default(),
             runtime: OnceLock::new(),
         })
+    }
+
+    /// Where it is.
+    pub fn location(&self) -> &Location {
+        &self.location
     }
 
     /// The folder of a local store.
@@ -53,7 +77,10 @@ impl Store {
     /// Runs `work` and waits; callable from any thread, also from inside an async runtime.
     ///
     /// The local store does its work where it is polled, unless a runtime is current: no thread is woken for it.
-    fn wait<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Result<T> {
+    pub(super) fn wait<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T> {
         if self.local.is_some() && tokio::runtime::Handle::try_current().is_err() {
             return Ok(poll_here(work));
         }
@@ -64,13 +91,41 @@ impl Store {
         told.recv().map_err(|_| Error::new(Kind::Bug, "the store's runtime is gone"))
     }
 
+    /// Runs `work`, over the network again and again while its failure may pass and patience lasts.
+    pub(super) fn again<T, W>(
+        &self,
+        work: impl Fn(Arc<dyn ObjectStore>) -> W,
+    ) -> Result<object_store::Result<T>>
+    where
+        T: Send + 'static,
+        W: Future<Output = object_store::Result<T>> + Send + 'static,
+    {
+        let mut patience = self.local.is_none().then(|| Patience::new(self.access.patience));
+        loop {
+            let outcome = self.wait(work(Arc::clone(&self.objects)))?;
+            let pause = outcome.as_ref().err().and_then(|e| patience.as_mut()?.next(e));
+            let Some(pause) = pause else { return Ok(outcome) };
+            log::info!("{}: tried again in {pause:?}", self.location);
+            std::thread::sleep(pause);
+        }
+    }
+
+    /// Refuses to write where only reading makes sense.
+    pub fn writable(&self) -> Result<()> {
+        if matches!(self.location, Location::Web(_)) {
+            let text = format!("write to {}: a web server is only read from", self.location);
+            return Err(Error::new(Kind::Unsupported, text).hint("give a folder or s3://bucket/prefix"));
+        }
+        Ok(())
+    }
+
     /// The runtime, made when it is needed first.
     fn runtime(&self) -> Result<&tokio::runtime::Runtime> {
         if let Some(runtime) = self.runtime.get() {
             return Ok(runtime);
         }
         let mut builder = tokio::runtime::Builder::new_multi_thread();
-        let made = builder.worker_threads(1).thread_name("blkdelta-store").build();
+        let made = builder.worker_threads(2).enable_all().thread_name("blkdelta-store").build();
         let made = made.map_err(|e| Error::os("start the store's runtime", e))?;
         if let Err(second) = self.runtime.set(made) {
             second.shutdown_background();
@@ -80,10 +135,22 @@ impl Store {
 
     /// A whole object of at most `limit` bytes.
     pub fn get(&self, key: &str, limit: u64) -> Result<Bytes> {
-        let (objects, path) = (Arc::clone(&self.objects), Key::from(key));
-        self.wait(async move {
-            let found = objects.get(&path).await?;
-            if found.meta.size > limit { Ok(Err(found.meta.size)) } else { found.bytes().await.map(Ok) }
+        self.get_dated(key, limit).map(|(bytes, _)| bytes)
+    }
+
+    /// A whole object of at most `limit` bytes, and what the store says of it.
+    pub fn get_dated(&self, key: &str, limit: u64) -> Result<(Bytes, ObjectMeta)> {
+        let path = Key::from(key);
+        self.again(|objects| {
+            let path = path.clone();
+            async move {
+                let found = objects.get(&path).await?;
+                let meta = found.meta.clone();
+                if meta.size > limit {
+                    return Ok(Err(meta.size));
+                }
+                Ok(Ok((found.bytes().await?, meta)))
+            }
         })?
         .map_err(|e| classify(e, format!("read {key}")))?
         .map_err(|size| damaged(format!("{key}: {size} bytes are more than such an object has")))
@@ -91,8 +158,11 @@ impl Store {
 
     /// `len` bytes of an object from `at` on.
     pub fn get_range(&self, key: &str, at: u64, len: u64) -> Result<Bytes> {
-        let (objects, path) = (Arc::clone(&self.objects), Key::from(key));
-        let got = self.wait(async move { objects.get_range(&path, at..at + len).await })?;
+        let path = Key::from(key);
+        let got = self.again(|objects| {
+            let path = path.clone();
+            async move { objects.get_range(&path, at..at + len).await }
+        })?;
         match got {
             Ok(bytes) if bytes.len() as u64 == len => Ok(bytes),
             Ok(_) => Err(damaged(format!("{key}: ends before byte {}", at + len))),
@@ -106,25 +176,45 @@ impl Store {
 
     /// Length of an object.
     pub fn len(&self, key: &str) -> Result<u64> {
-        let (objects, path) = (Arc::clone(&self.objects), Key::from(key));
-        let meta = self.wait(async move { objects.head(&path).await })?;
+        let path = Key::from(key);
+        let meta = self.again(|objects| {
+            let path = path.clone();
+            async move { objects.head(&path).await }
+        })?;
         meta.map(|m| m.size).map_err(|e| classify(e, format!("look at {key}")))
     }
 
     /// Writes an object under a name that nobody else has.
     pub fn put(&self, key: &str, bytes: Bytes) -> Result<()> {
-        let (objects, path, payload) =
-            (Arc::clone(&self.objects), Key::from(key), PutPayload::from(bytes.clone()));
-        let put = self.wait(async move { objects.put(&path, payload).await })?;
+        let put = self.put_as(key, &bytes, &PutMode::Overwrite)?;
         put.map(|_| ()).or_else(|e| self.settle_doubt(key, &bytes, e))
     }
 
     /// Writes an object unless there is one; the same bytes already there are a success.
     pub fn put_new(&self, key: &str, bytes: Bytes) -> Result<()> {
-        let (objects, path, payload) =
-            (Arc::clone(&self.objects), Key::from(key), PutPayload::from(bytes.clone()));
-        let put = self.wait(async move { objects.put_opts(&path, payload, PutMode::Create.into()).await })?;
+        let put = self.put_as(key, &bytes, &PutMode::Create)?;
         put.map(|_| ()).or_else(|e| self.settle_doubt(key, &bytes, e))
+    }
+
+    /// Writes an object in place of the very version that was read; false if there is another by now.
+    pub fn replace(&self, key: &str, bytes: Bytes, seen: &ObjectMeta) -> Result<bool> {
+        let version = UpdateVersion { e_tag: seen.e_tag.clone(), version: None };
+        match self.put_as(key, &bytes, &PutMode::Update(version))? {
+            Ok(_) => Ok(true),
+            Err(e) => match self.settle_doubt(key, &bytes, e) {
+                Err(e) if e.kind() == Kind::Exists => Ok(false),
+                settled => settled.map(|()| true),
+            },
+        }
+    }
+
+    fn put_as(&self, key: &str, bytes: &Bytes, mode: &PutMode) -> Result<object_store::Result<()>> {
+        self.writable()?;
+        let path = Key::from(key);
+        self.again(|objects| {
+            let (path, payload, mode) = (path.clone(), PutPayload::from(bytes.clone()), mode.clone());
+            async move { objects.put_opts(&path, payload, mode.into()).await.map(drop) }
+        })
     }
 
     /// A put failed: is the object there all the same? A lost answer leaves it there. On a local file system a
@@ -153,8 +243,13 @@ impl Store {
 
     /// Removes an object, durably; one that is not there is a success.
     pub fn delete(&self, key: &str) -> Result<()> {
-        let (objects, path) = (Arc::clone(&self.objects), Key::from(key));
-        match self.wait(async move { objects.delete(&path).await })? {
+        self.writable()?;
+        let path = Key::from(key);
+        let deleted = self.again(|objects| {
+            let path = path.clone();
+            async move { objects.delete(&path).await }
+        })?;
+        match deleted {
             Ok(()) => self.sync_folder_of(key),
             Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(e) => Err(classify(e, format!("remove {key}"))),
@@ -166,19 +261,20 @@ impl Store {
         root.join(key).parent().filter(|folder| folder.exists()).map_or(Ok(()), sync_folder)
     }
 
-    /// Begins an object that is written in parts.
-    pub fn stream(self: &Arc<Self>, key: &str) -> Result<ObjectStream> {
-        let (objects, path) = (Arc::clone(&self.objects), Key::from(key));
-        let upload = self.wait(async move { objects.put_multipart(&path).await })?;
-        let upload = upload.map_err(|e| classify(e, format!("write {key}")))?;
-        Ok(ObjectStream { store: Arc::clone(self), key: key.to_owned(), upload: Some(upload) })
-    }
-
     /// Keys and lengths of all objects in the folder `prefix`.
     pub fn list(&self, prefix: &str) -> Result<Vec<(String, u64)>> {
-        let (objects, path) = (Arc::clone(&self.objects), Key::from(prefix));
-        let found: Result<Vec<_>, _> =
-            self.wait(async move { objects.list(Some(&path)).try_collect().await })?;
+        let path = Key::from(prefix);
+        let web = matches!(self.location, Location::Web(_));
+        let found = self.again(|objects| {
+            let path = path.clone();
+            async move {
+                if web {
+                    list_by_folder(&objects, path).await
+                } else {
+                    objects.list(Some(&path)).try_collect().await
+                }
+            }
+        })?;
         let found = found.map_err(|e| classify(e, format!("list {prefix}/")))?;
         let mut found: Vec<_> = found.into_iter().map(|m| (m.location.to_string(), m.size)).collect();
         found.sort_unstable();
@@ -228,45 +324,6 @@ impl Drop for Store {
     }
 }
 
-/// An object being written in parts; nothing is visible before [`complete`](Self::complete).
-pub(crate) struct ObjectStream {
-    store: Arc<Store>,
-    key: String,
-    upload: Option<Box<dyn MultipartUpload>>,
-}
-
-impl ObjectStream {
-    /// Appends bytes.
-    pub fn part(&mut self, bytes: Vec<u8>) -> Result<()> {
-        let Some(mut upload) = self.upload.take() else {
-            return Err(Error::new(Kind::Bug, format!("write {}: it failed before", self.key)));
-        };
-        let (upload, result) = self.store.wait(async move {
-            let result = upload.put_part(PutPayload::from(bytes)).await;
-            (upload, result)
-        })?;
-        self.upload = Some(upload);
-        result.map_err(|e| classify(e, format!("write {}", self.key)))
-    }
-
-    /// Publishes the object, durably.
-    pub fn complete(mut self) -> Result<()> {
-        let Some(mut upload) = self.upload.take() else {
-            return Err(Error::new(Kind::Bug, format!("write {}: it failed before", self.key)));
-        };
-        let done = self.store.wait(async move { upload.complete().await })?;
-        done.map(|_| ()).map_err(|e| classify(e, format!("write {}", self.key)))
-    }
-}
-
-impl Drop for ObjectStream {
-    fn drop(&mut self) {
-        if let Some(mut upload) = self.upload.take() {
-            let _ = self.store.wait(async move { upload.abort().await });
-        }
-    }
-}
-
 /// Polls `work` on this thread until it is done.
 fn poll_here<T>(work: impl Future<Output = T>) -> T {
     struct Unpark(std::thread::Thread);
@@ -285,25 +342,20 @@ fn poll_here<T>(work: impl Future<Output = T>) -> T {
     }
 }
 
-/// The error's kind from the store's, or from the operating system error deep inside it.
-fn classify(error: object_store::Error, context: String) -> Error {
-    use object_store::Error as E;
-    let kind = match &error {
-        E::NotFound { .. } => Kind::NotFound,
-        E::AlreadyExists { .. } | E::Precondition { .. } => Kind::Exists,
-        E::NotSupported { .. } | E::NotImplemented { .. } => Kind::Unsupported,
-        E::PermissionDenied { .. } | E::Unauthenticated { .. } => Kind::Denied,
-        _ => Kind::Io,
-    };
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-    let mut os = None;
-    while let Some(e) = cause {
-        os = e.downcast_ref::<std::io::Error>().map(std::io::Error::kind).or(os);
-        cause = e.source();
+/// Folder by folder: many web servers refuse to list everything below one at once.
+async fn list_by_folder(objects: &Arc<dyn ObjectStore>, from: Key) -> object_store::Result<Vec<ObjectMeta>> {
+    let (mut found, mut folders) = (Vec::new(), vec![from.clone()]);
+    while let Some(folder) = folders.pop() {
+        match objects.list_with_delimiter(Some(&folder)).await {
+            // a folder that was never needed
+            Err(object_store::Error::NotFound { .. }) if folder == from => {}
+            listed => {
+                let listed = listed?;
+                found.extend(listed.objects);
+                folders
+                    .extend(listed.common_prefixes.into_iter().filter(|inner| inner.prefix_matches(&folder)));
+            }
+        }
     }
-    let kind = match (kind, os) {
-        (Kind::Io, Some(os)) => Error::os("", std::io::Error::from(os)).kind(),
-        (kind, _) => kind,
-    };
-    Error::caused(kind, context, error)
+    Ok(found)
 }

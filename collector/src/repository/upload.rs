@@ -13,6 +13,9 @@ use std::thread::JoinHandle;
 /// Threads that hash and write: one alone bounds a backup from memory-fast disks (blake3 runs at 1.5 GB/s a core).
 const THREADS: usize = 2;
 
+/// Over the network, where one connection is slower than the line; 32 MiB of memory each.
+const FAR_THREADS: usize = 4;
+
 /// A segment and its place in the index's table.
 type Numbered<T> = (usize, T);
 
@@ -26,11 +29,12 @@ pub(super) struct Uploader {
 
 impl Uploader {
     pub fn start(store: &Arc<Store>) -> Result<Self> {
-        // no queue: one segment is being filled and one written per thread, 96 MiB in all
+        let count = if store.folder().is_some() { THREADS } else { FAR_THREADS };
+        // no queue: one segment is being filled and one written per thread, 96 MiB in all for two
         let (send, receive) = bounded::<Numbered<SegmentBuilder>>(0);
-        let (give_back, buffers) = bounded(THREADS);
+        let (give_back, buffers) = bounded(count);
         let mut threads = Vec::new();
-        for _ in 0..THREADS {
+        for _ in 0..count {
             let (store, receive, give_back) = (Arc::clone(store), receive.clone(), give_back.clone());
             let work = move || {
                 let mut done = Vec::new();

@@ -69,7 +69,7 @@ pub struct PointWriter {
     /// Where the current pass stands.
     end: u64,
     totals: Totals,
-    _lock: DeviceLock,
+    lock: DeviceLock,
 }
 
 impl Repository {
@@ -104,7 +104,7 @@ impl Repository {
             passes: vec![Run::default()],
             end: 0,
             totals: Totals::default(),
-            _lock: lock.clone(),
+            lock: lock.clone(),
         })
     }
 }
@@ -170,6 +170,7 @@ impl PointWriter {
         self.repository.store().settle()?;
         let manifest = self.manifest(info, index);
         let bytes = manifest.encode()?;
+        self.lock.holds()?;
         failpoint("repo.manifest.put")?;
         self.repository.store().put_new(&keys::manifest(&self.new.device.id, self.point), bytes.into())?;
         // all of it lies where the next reader looks

@@ -4,6 +4,7 @@ pub mod apt;
 pub mod bpf_linker;
 pub mod packages;
 pub mod rust_src;
+pub mod servers;
 pub mod toolchain;
 
 use crate::command::say;
@@ -13,6 +14,7 @@ use anyhow::Result;
 /// Installs all of it.
 pub fn setup(ws: &Workspace, bench: bool) -> Result<()> {
     packages::ensure(packages::TEST);
+    servers::ensure(ws);
     if bench {
         packages::ensure(packages::BENCH);
     }

@@ -12,7 +12,7 @@ mod report;
 pub use long::long;
 
 use crate::command::{cargo, say};
-use crate::setup::packages;
+use crate::setup::{packages, servers};
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail};
 use build::Test;
@@ -27,6 +27,7 @@ const LIMIT: Duration = Duration::from_secs(600);
 /// Builds and runs the tests whose title contains `filter`.
 pub fn test(ws: &Workspace, filter: Option<&str>) -> Result<()> {
     packages::ensure(packages::TEST);
+    servers::ensure(ws);
     let start = Instant::now();
     let built = build::build(ws)?;
     say(format!("built the tests in {:.0} s", start.elapsed().as_secs_f64()));

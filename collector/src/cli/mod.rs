@@ -62,7 +62,7 @@ fn run(cli: Cli) -> Result<Ending> {
         Verb::Check(args) => listing::check(&args),
         Verb::Merge(args) => keeping::merge(&args),
         Verb::Prune(args) => keeping::prune(&args),
-        Verb::Compact(args) => compacting::compact(&args),
+        Verb::Compact(args) => compacting::compact(&args, cli.reach.bandwidth()),
         Verb::Restore(args) => restoring::restore(&args),
         Verb::Cat(args) => exporting::cat(&args),
         Verb::Export(args) => exporting::export(&args),

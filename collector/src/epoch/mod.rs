@@ -128,7 +128,7 @@ impl Epochs {
         state.write(&self.places)?;
         self.state = state;
         failpoint("epoch.after-retire")?;
-        self.sweep_lists()?;
+        self.sweep_lists();
         self.unpin_retired()
     }
 

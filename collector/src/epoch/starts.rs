@@ -117,10 +117,10 @@ impl Epochs {
     }
 
     /// Removes lists that nothing names.
-    pub(super) fn sweep_lists(&self) -> Result<()> {
+    pub(super) fn sweep_lists(&self) {
         let named: Vec<u64> =
             self.state.starts.iter().filter_map(|s| s.list).map(|list| list.number).collect();
-        since::sweep(&self.places, &self.state.session, &named)
+        since::sweep(&self.places, &self.state.session, &named);
     }
 
     /// Keeps a start point until told otherwise, or no longer.
@@ -157,7 +157,8 @@ impl Epochs {
         record::note(&self.places, &self.device, &state)?;
         state.write(&self.places)?;
         self.state = state;
-        self.sweep_lists()
+        self.sweep_lists();
+        Ok(())
     }
 }
 

@@ -127,7 +127,7 @@ pub fn untrack(places: &Places, path: &Path) -> Result<bool> {
         device.set_read_only(false)?;
     }
     forget(places, &state.key())?;
-    since::sweep(places, &state.session, &[])?;
+    since::sweep(places, &state.session, &[]);
     registry::reconcile(places)?;
     Ok(true)
 }

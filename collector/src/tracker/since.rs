@@ -79,32 +79,26 @@ pub fn read(places: &Places, of: Of<'_>, list: &ListRef) -> Result<ExtentSet> {
     Ok(map.extents)
 }
 
-/// Removes the lists of a stretch of tracking but those that are named.
-///
-/// # Errors
-/// If one cannot be removed.
-pub fn sweep(places: &Places, session: &str, named: &[u64]) -> Result<()> {
-    remove(places, |of, number| of == session && !named.contains(&number))
+/// Removes the lists of a stretch of tracking but those that are named. One that stays is only waste.
+pub fn sweep(places: &Places, session: &str, named: &[u64]) {
+    remove(places, |of, number| of == session && !named.contains(&number));
 }
 
 /// Removes the lists of all stretches of tracking but these.
-///
-/// # Errors
-/// If one cannot be removed.
-pub fn sweep_others(places: &Places, sessions: &BTreeSet<String>) -> Result<()> {
-    remove(places, |of, _| !sessions.contains(of))
+pub fn sweep_others(places: &Places, sessions: &BTreeSet<String>) {
+    remove(places, |of, _| !sessions.contains(of));
 }
 
-fn remove(places: &Places, goes: impl Fn(&str, u64) -> bool) -> Result<()> {
-    let Ok(entries) = std::fs::read_dir(folder(places)) else { return Ok(()) };
+fn remove(places: &Places, goes: impl Fn(&str, u64) -> bool) {
+    let Ok(entries) = std::fs::read_dir(folder(places)) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();
         let parts = name.to_str().and_then(|name| name.split_once('.'));
         let Some((session, Ok(number))) = parts.map(|(s, n)| (s, n.parse::<u64>())) else { continue };
-        if goes(session, number) {
-            let what = || format!("remove {}", entry.path().display());
-            std::fs::remove_file(entry.path()).os_context(what)?;
+        if goes(session, number)
+            && let Err(error) = std::fs::remove_file(entry.path())
+        {
+            log::warn!("remove {}: {error}", entry.path().display());
         }
     }
-    Ok(())
 }

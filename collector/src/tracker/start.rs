@@ -222,19 +222,23 @@ impl Started {
         failpoint("start.before-state")?;
         self.state.write(&self.places)?;
         failpoint("start.after-state")?;
-        self.sweep_lists()?;
+        self.sweep_lists();
         Ok(self.state)
     }
 
     /// Lists of stretches of tracking that nobody knows any more go.
-    fn sweep_lists(&self) -> Result<()> {
-        let mut sessions: BTreeSet<String> =
-            DeviceState::all(&self.places)?.into_iter().map(|state| state.session).collect();
-        for (_, record) in record::all(&self.places)? {
-            // one that cannot be read may know some
-            let Ok(record) = record else { return Ok(()) };
-            sessions.insert(record.session);
+    fn sweep_lists(&self) {
+        let sessions = || -> Result<BTreeSet<String>> {
+            let tracked = DeviceState::all(&self.places)?.into_iter().map(|state| state.session);
+            let mut sessions: BTreeSet<String> = tracked.collect();
+            for (_, record) in record::all(&self.places)? {
+                sessions.insert(record?.session);
+            }
+            Ok(sessions)
+        };
+        // a file that cannot be read may know some
+        if let Ok(sessions) = sessions() {
+            since::sweep_others(&self.places, &sessions);
         }
-        since::sweep_others(&self.places, &sessions)
     }
 }

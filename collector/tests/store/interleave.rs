@@ -203,16 +203,13 @@ fn play(
                 scope.spawn(move || {
                     let _end = End(&stage, me);
                     let repo = open(&path).unwrap();
-                    stage.stop(me);
                     let gate = Arc::clone(&stage);
-                    gated(
-                        move |name| {
-                            if deed.steps_at(name) {
-                                gate.stop(me)
-                            }
-                        },
-                        || deed.run(&repo, bed),
-                    )
+                    let at = move |name: &str| {
+                        if deed.steps_at(name, beside_restore) {
+                            gate.stop(me);
+                        }
+                    };
+                    gated(at, || deed.run(&repo, bed))
                 })
             })
             .collect();

@@ -5,6 +5,7 @@
 
 mod args;
 mod auditing;
+mod checking;
 mod compacting;
 mod comparing;
 mod exporting;
@@ -59,7 +60,7 @@ fn run(cli: Cli) -> Result<Ending> {
         Verb::Monitor(args) => monitor::monitor(args),
         Verb::Audit(args) => auditing::audit(&args),
         Verb::List(args) => listing::list(&args),
-        Verb::Check(args) => listing::check(&args),
+        Verb::Check(args) => checking::check(&args),
         Verb::Merge(args) => keeping::merge(&args),
         Verb::Prune(args) => keeping::prune(&args),
         Verb::Compact(args) => compacting::compact(&args, cli.reach.bandwidth()),

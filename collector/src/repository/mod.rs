@@ -32,13 +32,14 @@ mod overlay;
 mod points;
 mod read;
 mod run;
+mod share;
 mod store;
 mod stream;
 mod superseded;
 mod upload;
 mod writer;
 
-pub use check::{Damage, Report, check};
+pub use check::{Damage, Report, check, check_some};
 pub use drop::Swept;
 pub use location::{Location, endpoint};
 pub use lock::DeviceLock;
@@ -46,6 +47,7 @@ pub use net::Access;
 pub use open::Repository;
 pub use points::{PointEntry, PointState};
 pub use read::{Content, Piece, Stored};
+pub use share::{Read, Share};
 pub use superseded::Freed;
 pub use writer::{FinishInfo, NewPoint, PointWriter};
 

@@ -265,7 +265,7 @@ impl Maps {
         let map = |name: &str| {
             MapData::from_pin(places.map(name)).map_err(|e| {
                 aya_error(format!("open pinned map {name}"), e)
-                    .hint("tracking is broken: run `blkdelta track` again; the next backup is a full one")
+                    .hint("tracking is broken: run `blkdelta track` again; the next backup reads everything")
             })
         };
         let shape = |e| aya_error("open the pinned maps", e);

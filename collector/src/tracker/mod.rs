@@ -33,7 +33,7 @@ pub use load::{Loaded, Maps, ProgramHealth};
 pub use migrate::migrate;
 pub use places::Places;
 pub use stable::Stable;
-pub use start::{Before, Start, Started, start, track};
+pub use start::{Before, Start, Started, intact, start, track};
 pub use state::{Base, Baseline, CounterSums, DeviceState, Identity, Sealed, StartPoint, now_ms};
 
 use crate::error::{Context, Error, Kind, Result};

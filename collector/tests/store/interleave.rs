@@ -337,7 +337,7 @@ fn compaction_beside_everything_in_every_order() {
     let (now, grace) = (Deed::Compact(Duration::ZERO), Deed::Compact(DAY));
     let prune = Deed::Prune(Duration::ZERO);
     all_orders(&bed, &[[grace, Deed::Restore(1)], [now, Deed::Restore(1)], [now, Deed::Backup], [now, now]]);
-    all_orders(&bed, &[[now, prune], [grace, prune], [now, Deed::Orphans], [now, Deed::Merge]]);
+    all_orders(&bed, &[[now, prune], [grace, prune], [now, Deed::Orphans]]);
 }
 
 /// Of a chain any link can go while a restore of any point runs; the link in the middle here.

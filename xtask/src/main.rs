@@ -107,7 +107,7 @@ enum Verb {
         #[arg(long)]
         only: Vec<String>,
         /// Put the results into docs/KERNELS.md
-        #[arg(long, conflicts_with = "only")]
+        #[arg(long)]
         write: bool,
         /// Cut the power of a guest that writes, so many times, and verify after each
         #[arg(long, value_name = "N", conflicts_with_all = ["only", "write"])]

@@ -24,6 +24,12 @@ pub trait Ledger {
     /// If there is no such start point, or a sealed epoch cannot be read back.
     fn since(&self, start: &Base) -> Result<Difference>;
 
+    /// Makes what so many cuts will need, so that they are short.
+    ///
+    /// # Errors
+    /// If the kernel has no memory for it.
+    fn prepare(&mut self, cuts: usize) -> Result<()>;
+
     /// Ends the running epoch and seals it.
     ///
     /// # Errors
@@ -59,6 +65,10 @@ impl Ledger for Epochs {
 
     fn since(&self, start: &Base) -> Result<Difference> {
         diff::since(self, start)
+    }
+
+    fn prepare(&mut self, cuts: usize) -> Result<()> {
+        Self::prepare(self, cuts)
     }
 
     fn cut(&mut self) -> Result<Cut> {

@@ -12,17 +12,33 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Keeps a kernel's results, with the date.
+/// Keeps a kernel's results, with the date. Cases that an earlier run of the same kernel and programs has, and this one
+/// not, stay.
 pub fn keep(ws: &Workspace, kernel: &str, round: &Round) -> Result<()> {
-    let cases = round.cases.iter().map(
-        |case| json!({ "name": case.name, "fate": case.fate(), "why": case.why(), "report": case.report }),
-    );
-    let kept = json!({
-        "date": today()?,
-        "version": round.version,
-        "cases": cases.collect::<Vec<_>>(),
-    });
-    keep_as(&result(ws, kernel), &kept)
+    let path = result(ws, kernel);
+    let object = object(ws)?;
+    let earlier = fs::read(&path).ok().and_then(|kept| serde_json::from_slice::<Value>(&kept).ok());
+    let same = |kept: &Value| kept["version"] == round.version.as_str() && kept["object"] == object.as_str();
+    let mut all: Vec<Value> =
+        earlier.filter(same).and_then(|kept| kept["cases"].as_array().cloned()).unwrap_or_default();
+    for case in &round.cases {
+        let new = json!({
+            "name": case.name, "place": case.place, "fate": case.fate(), "why": case.why(), "report": case.report,
+        });
+        match all.iter_mut().find(|old| old["name"] == case.name.as_str()) {
+            Some(old) => *old = new,
+            None => all.push(new),
+        }
+    }
+    all.sort_by_key(|case| case["place"].as_u64());
+    let kept = json!({ "date": today()?, "version": round.version, "object": object, "cases": all });
+    keep_as(&path, &kept)
+}
+
+/// Which kernel side it was.
+fn object(ws: &Workspace) -> Result<String> {
+    let sum = text(Command::new("sha256sum").arg(ws.ebpf_object())).context("name the kernel side")?;
+    Ok(sum.chars().take(12).collect())
 }
 
 /// Keeps what was seen under systemd, with the date.

@@ -102,8 +102,11 @@ impl Machine {
         let program = which("qemu-system-x86_64").context("there is no qemu-system-x86_64")?;
         let path = |path: &Path| path.display().to_string();
         let console = format!("file:{}", path(&self.folder.join("console")));
-        let arguments =
-            format!("console=ttyS0 panic=-1 quiet mitigations=off rdinit=/init {}", self.arguments);
+        // no_timer_check: on a busy machine an emulated timer is late, and the kernel would take it for broken
+        let arguments = format!(
+            "console=ttyS0 panic=-1 quiet mitigations=off no_timer_check rdinit=/init {}",
+            self.arguments
+        );
         let (memory, processors) = (self.memory.to_string(), self.processors.to_string());
         let (image, initramfs) = (path(&self.image), path(&self.initramfs));
         let fixed = [

@@ -125,10 +125,7 @@ fn one_kernel(
             power::Means { bed: &bed, image: image::plain(&files), initramfs, blkdelta: &programs.blkdelta };
         return power::run(means, &files, cuts, seed).map(|()| Vec::new());
     }
-    let keep = |round: &round::Round| match wish.only {
-        [] => document::keep(ws, kernel.name, round),
-        _ => Ok(()),
-    };
+    let keep = |round: &round::Round| document::keep(ws, kernel.name, round);
     let found = round::run(&bed, &files, &initramfs, wish.only, keep)?;
     found.print(kernel.name);
     Ok(found.failures(kernel.name))

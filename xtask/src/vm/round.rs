@@ -98,6 +98,8 @@ fn sweep(memory: &Path) {
 pub struct Found {
     /// Its name.
     pub name: String,
+    /// Which one it is in the guest's table.
+    pub place: usize,
     /// What the guest's table expects.
     pub expect: String,
     /// What the guest says came of it.
@@ -182,7 +184,7 @@ pub fn run(
     let mut round = Round { version: guest.kernel.clone(), booted_in: guest.booted_in, cases: Vec::new() };
     let list = guest.run(&["/init", "list"], LIMIT, |_| {})?.success("list the cases")?;
     let mut booted = String::new();
-    for line in list {
+    for (place, line) in list.into_iter().enumerate() {
         let case: Value = serde_json::from_str(&line).with_context(|| format!("read {line:?}"))?;
         let word = |key: &str| case[key].as_str().unwrap_or_default().to_owned();
         let (name, expect, boot) = (word("name"), word("expect"), word("boot"));
@@ -197,7 +199,7 @@ pub fn run(
         }
         let began = Instant::now();
         let (report, sound) = one_case(&mut guest, &name, bed)?;
-        let found = Found { name, expect, report, took: began.elapsed() };
+        let found = Found { name, place, expect, report, took: began.elapsed() };
         say(format!(
             "{:40} {:8} {:5.1} s {}",
             found.name,

@@ -111,10 +111,10 @@ fn unpack(package: &Path, folder: &Path) -> Result<()> {
     let out = files.stdout.take().context("output of dpkg-deb")?;
     let mut tar = Command::new("tar");
     tar.args(["-x", "--keep-directory-symlink", "-C"]).arg(folder).stdin(out);
-    let unpacked = quiet(&mut tar);
+    let unpacked = tar.status().context("start tar")?;
     let packed = files.wait().context("wait for dpkg-deb")?;
-    unpacked?;
-    ensure!(packed.success(), "dpkg-deb of {} ended with {packed}", package.display());
+    let done = unpacked.success() && packed.success();
+    ensure!(done, "{}: dpkg-deb ended with {packed}, tar with {unpacked}", package.display());
     Ok(())
 }
 

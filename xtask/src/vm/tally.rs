@@ -11,7 +11,7 @@ pub enum Ending {
     Writing,
     /// Power cut in the midst of a clean stop.
     Saving,
-    /// Two power cuts: while writers ran, and while it came back from that.
+    /// Several power cuts: while writers ran, then while it came back from that.
     Returning,
     /// Stopped cleanly, `save` done.
     Clean,
@@ -23,9 +23,9 @@ impl Ending {
     /// By a number below 100.
     pub const fn choose(percent: u64) -> Self {
         match percent {
-            0..20 => Self::Clean,
-            20..32 => Self::Saving,
-            32..42 => Self::Returning,
+            0..18 => Self::Clean,
+            18..30 => Self::Saving,
+            30..70 => Self::Returning,
             _ => Self::Writing,
         }
     }

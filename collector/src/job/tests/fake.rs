@@ -126,6 +126,10 @@ impl Ledger for Fake {
         Ok(all)
     }
 
+    fn prepare(&mut self, _cuts: usize) -> Result<()> {
+        Ok(())
+    }
+
     fn cut(&mut self) -> Result<Cut> {
         let cut = {
             let mut marks = self.marks.lock().unwrap();

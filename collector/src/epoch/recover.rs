@@ -14,6 +14,7 @@ impl Epochs {
             self.state.sealed.clear();
         }
         self.unpin_retired()?;
+        self.sweep_lists();
         let pinned = self.places.epochs(&self.state.key())?;
         let Some(running) = self.find_running(&pinned)? else {
             return self.start_over();

@@ -18,5 +18,7 @@ pub mod privilege;
 mod publish;
 
 pub use failpoint::failpoint;
+#[cfg(feature = "failpoints")]
+pub use failpoint::gated;
 pub use plant::{planted, planted_programs};
 pub use publish::{publish, sync_folder};

@@ -7,6 +7,7 @@ mod args;
 mod auditing;
 mod compacting;
 mod comparing;
+mod copying;
 mod exporting;
 mod keeping;
 mod listing;
@@ -16,6 +17,7 @@ mod monitor;
 mod output;
 mod progress;
 mod reach;
+mod repairing;
 mod restoring;
 mod show;
 mod tracking;
@@ -58,6 +60,8 @@ fn run(cli: Cli) -> Result<Ending> {
         Verb::Audit(args) => auditing::audit(&args),
         Verb::List(args) => listing::list(&args),
         Verb::Check(args) => listing::check(&args),
+        Verb::Copy(args) => copying::copy(&args),
+        Verb::Repair(args) => repairing::repair(&args),
         Verb::Merge(args) => keeping::merge(&args),
         Verb::Prune(args) => keeping::prune(&args),
         Verb::Compact(args) => compacting::compact(&args),

@@ -31,10 +31,12 @@ mod orphans;
 mod overlay;
 mod points;
 mod read;
+mod rebuild;
 mod run;
 mod store;
 mod stream;
 mod superseded;
+mod transfer;
 mod upload;
 mod writer;
 

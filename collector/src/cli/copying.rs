@@ -31,7 +31,7 @@ pub struct Copy {
     #[arg(long, value_name = "ID")]
     device: Option<String>,
     /// The point by itself, as a full that needs no other
-    #[arg(long, requires = "point")]
+    #[arg(long, requires = "point", conflicts_with = "all")]
     full: bool,
     /// For programs
     #[arg(long)]

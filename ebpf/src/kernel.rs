@@ -17,7 +17,7 @@ pub static KERNEL: Kernel = Kernel {
     bdev_dev: 0,
     bdev_disk: 0,
     bdev_start: 0,
-    disk_part0: 0,
+    disk_major: 0,
     rq_queue: 0,
     rq_flags: 0,
     rq_length: 0,
@@ -37,7 +37,7 @@ pub static KERNEL: Kernel = Kernel {
     scsi_device: 0,
     scsi_queue: 0,
     nvme_command: 0,
-    reserved: 0,
+    disk_minor: 0,
     harmless: 0,
     ranged: 0,
     zoned: 0,
@@ -63,18 +63,13 @@ pub unsafe fn load<T: Copy>(object: *const u8, offset: u32) -> T {
     unsafe { core::ptr::read_volatile(object.wrapping_add(offset as usize).cast()) }
 }
 
-/// Device number of a `struct gendisk`: that of its whole-disk `block_device`. 0 if there is none.
+/// Device number of a `struct gendisk`; 0 before it has one. `device_add_disk` makes its whole-disk `block_device`'s of
+/// the same two numbers (block/genhd.c, 6.1 to 7.3); here they cost no further pointer.
 ///
 /// # Safety
-/// `disk` must be a `struct gendisk` or null.
+/// `disk` must be a `struct gendisk`.
 #[inline(always)]
 pub unsafe fn disk_number(disk: *const u8) -> u32 {
-    if disk.is_null() {
-        return 0;
-    }
-    // SAFETY: `disk` is a gendisk, `part0` a block_device.
-    unsafe {
-        let whole: *const u8 = load(disk, kernel!(disk_part0));
-        if whole.is_null() { 0 } else { load(whole, kernel!(bdev_dev)) }
-    }
+    // SAFETY: `disk` is a gendisk.
+    unsafe { load::<u32>(disk, kernel!(disk_major)) << 20 | load::<u32>(disk, kernel!(disk_minor)) }
 }

@@ -208,7 +208,7 @@ pub struct Kernel {
     /// `bd_start_sect`.
     pub bdev_start: u32,
     /// `struct gendisk`.
-    pub disk_part0: u32,
+    pub disk_major: u32,
     /// `struct request`.
     pub rq_queue: u32,
     /// `cmd_flags`.
@@ -247,8 +247,8 @@ pub struct Kernel {
     pub scsi_queue: u32,
     /// `nvme_request.cmd`, or [`NOWHERE`].
     pub nvme_command: u32,
-    /// Always 0.
-    pub reserved: u32,
+    /// `gendisk.first_minor`.
+    pub disk_minor: u32,
     /// Bit n: operation n changes no content.
     pub harmless: u64,
     /// Bit n: operation n writes the range it names.

@@ -97,6 +97,9 @@ pub fn disk(number: u32) -> Option<&'static Disk> {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn row_further_on(number: u32, place: u32) -> u32 {
+    if number == 0 {
+        return MAX_DISKS; // else it would be taken for an empty place's
+    }
     for step in 1..MAX_PROBES {
         let (dev, row) = entry(place.wrapping_add(step));
         if dev == number {

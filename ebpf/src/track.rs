@@ -13,6 +13,8 @@ use crate::kernel::{disk_number, kernel, load};
 use crate::maps::{COUNTERS, EVENTS, disk};
 use crate::mark::{mark_disk, mark_word};
 use crate::passthrough;
+use aya_ebpf::EbpfContext;
+use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::BtfTracePointContext as Context;
 use aya_log_ebpf::warn;
@@ -240,21 +242,16 @@ impl Seen<'_> {
     }
 }
 
-/// The tracked disk of a request, and its queue and gendisk.
+/// The disk of a request; null if its queue has none.
 ///
 /// # Safety
 /// `request` must be a `struct request`.
 #[inline(always)]
-unsafe fn request_disk(request: *const u8) -> Option<(&'static Disk, *const u8, *const u8)> {
+unsafe fn request_disk(request: *const u8) -> *const u8 {
     // SAFETY: a request's queue is null or a request_queue, whose disk is null or a gendisk.
     unsafe {
         let queue: *const u8 = load(request, kernel!(rq_queue));
-        if queue.is_null() {
-            return None;
-        }
-        let gendisk: *const u8 = load(queue, kernel!(queue_disk));
-        let number = disk_number(gendisk);
-        Some((disk(number)?, queue, gendisk))
+        if queue.is_null() { queue } else { load(queue, kernel!(queue_disk)) }
     }
 }
 
@@ -271,24 +268,56 @@ pub unsafe fn request_submit<const COPY: u32>(context: &Context) {
         if harmless(op) {
             return;
         }
-        let Some((disk, queue, gendisk)) = request_disk(request) else {
-            if change(op) == Change::Passthrough
-                && let Some(opcode) = passthrough::read_admin(request)
-                && let Some(row) = COUNTERS.get_ptr_mut(ADMIN_ROW * COPIES + COPY)
-            {
-                count_command(row, opcode);
-            }
-            return;
-        };
+        let gendisk = request_disk(request);
+        if gendisk.is_null() {
+            admin_issued::<COPY>(request, op);
+        } else if let Some(disk) = disk(disk_number(gendisk)) {
+            issued::<COPY>(context.as_ptr(), request, gendisk, disk, op);
+        }
+    }
+}
+
+/// A request to no disk at all: only commands to NVMe controllers concern us.
+///
+/// # Safety
+/// `request` must be a `struct request`.
+#[inline(never)]
+unsafe fn admin_issued<const COPY: u32>(request: *const u8, op: u32) {
+    // SAFETY: by the caller's word.
+    if change(op) == Change::Passthrough
+        && let Some(opcode) = unsafe { passthrough::read_admin(request) }
+        && let Some(row) = COUNTERS.get_ptr_mut(ADMIN_ROW * COPIES + COPY)
+    {
+        count_command(row, opcode);
+    }
+}
+
+/// A request that changes something, to a tracked disk. A function of its own, so that for all others little code and
+/// no register is touched.
+///
+/// # Safety
+/// `context` must be the program's, `request` a `struct request` on `gendisk`.
+#[inline(never)]
+unsafe fn issued<const COPY: u32>(
+    context: *mut c_void,
+    request: *const u8,
+    gendisk: *const u8,
+    disk: &Disk,
+    op: u32,
+) {
+    let context = &Context::new(context);
+    // SAFETY: `request` is a request.
+    unsafe {
         let change = change(op);
         let Some(row) = counters::<COPY>(disk) else { return };
         let bytes: u32 = load(request, kernel!(rq_length));
         let sector: u64 = load(request, kernel!(rq_sector));
         let born: u64 = load(request, kernel!(rq_born));
+        let key = inflight::key(request, gendisk, disk.id);
         if change == Change::Passthrough {
             let seen = Seen { disk, row, op, sector, count: 0 };
             if let Some(range) = seen.mark_command(context, request) {
-                seen.submit(inflight::key(request, gendisk, disk.id), range, born, COPY);
+                seen.submit(key, range, born, COPY);
             }
             return;
         }
@@ -296,8 +325,7 @@ pub unsafe fn request_submit<const COPY: u32>(context: &Context) {
         if seen.blind(context, change) || (bytes == 0 && change != Change::Zone) {
             return;
         }
-        let range = seen.mark_change(change, request, queue);
-        let key = inflight::key(request, gendisk, disk.id);
+        let range = seen.mark_change(change, request, load(request, kernel!(rq_queue)));
         seen.submit(key, range, born, COPY);
         if COPY == 0 {
             seen.show();
@@ -312,15 +340,38 @@ pub unsafe fn request_submit<const COPY: u32>(context: &Context) {
 #[inline(always)]
 pub unsafe fn request_complete<const COPY: u32>(context: &Context) {
     let request: *const u8 = context.arg(0);
-    let status: u32 = context.arg(1);
-    let bytes: u32 = context.arg(2);
     // SAFETY: `request` is a request.
     unsafe {
         let op = operation(load(request, kernel!(rq_flags)));
         if harmless(op) {
             return;
         }
-        let Some((disk, queue, gendisk)) = request_disk(request) else { return };
+        let gendisk = request_disk(request);
+        if !gendisk.is_null()
+            && let Some(disk) = disk(disk_number(gendisk))
+        {
+            completed::<COPY>(context.as_ptr(), request, gendisk, disk, op);
+        }
+    }
+}
+
+/// Completion of a request that changes something, on a tracked disk: as `issued`.
+///
+/// # Safety
+/// `context` must be the program's, `request` a `struct request` on `gendisk`.
+#[inline(never)]
+unsafe fn completed<const COPY: u32>(
+    context: *mut c_void,
+    request: *const u8,
+    gendisk: *const u8,
+    disk: &Disk,
+    op: u32,
+) {
+    let context = &Context::new(context);
+    let status: u32 = context.arg(1);
+    let bytes: u32 = context.arg(2);
+    // SAFETY: `request` is a request.
+    unsafe {
         let change = change(op);
         let Some(row) = counters::<COPY>(disk) else { return };
         let length: u32 = load(request, kernel!(rq_length));
@@ -332,7 +383,7 @@ pub unsafe fn request_complete<const COPY: u32>(context: &Context) {
         }
         let slot = inflight::find(key);
         if bytes != 0 || change == Change::Zone {
-            seen.mark_change(change, request, queue);
+            seen.mark_change(change, request, load(request, kernel!(rq_queue)));
             count!(row, completed += 1, completed_sectors += seen.count);
             // copy 0 frees the slot, so to the others every request would look like an orphan
             if COPY == 0 && slot.is_none() {
@@ -363,6 +414,9 @@ unsafe fn bio_disk(bio: *const u8) -> Option<(&'static Disk, *const u8, *const u
             return None;
         }
         let gendisk: *const u8 = load(device, kernel!(bdev_disk));
+        if gendisk.is_null() {
+            return None;
+        }
         Some((disk(disk_number(gendisk))?, gendisk, device))
     }
 }
@@ -370,18 +424,19 @@ unsafe fn bio_disk(bio: *const u8) -> Option<(&'static Disk, *const u8, *const u
 /// Submission of a bio that changes something, at `sector` of the whole disk.
 ///
 /// # Safety
-/// `bio` must be a `struct bio` on `gendisk`.
-#[inline(always)]
+/// `context` must be the program's, `bio` a `struct bio` on `gendisk`.
+#[inline(never)]
 unsafe fn submit_bio<const COPY: u32>(
-    context: &Context,
+    context: *mut c_void,
     bio: *const u8,
     disk: &Disk,
     gendisk: *const u8,
-    op: u32,
     sector: u64,
 ) {
+    let context = &Context::new(context);
     // SAFETY: `bio` is a bio, `gendisk` a gendisk.
     unsafe {
+        let op = operation(load(bio, kernel!(bio_opf)));
         let change = change(op);
         let Some(row) = counters::<COPY>(disk) else { return };
         let bytes: u32 = load(bio, kernel!(bio_size));
@@ -413,7 +468,7 @@ pub unsafe fn bio_submit<const COPY: u32>(context: &Context) {
         }
         let Some((disk, gendisk, _)) = bio_disk(bio) else { return };
         if disk.flags & DISK_BIO_BASED != 0 {
-            submit_bio::<COPY>(context, bio, disk, gendisk, op, load(bio, kernel!(bio_sector)));
+            submit_bio::<COPY>(context.as_ptr(), bio, disk, gendisk, load(bio, kernel!(bio_sector)));
         }
     }
 }
@@ -444,7 +499,7 @@ pub unsafe fn bio_remap<const COPY: u32>(context: &Context) {
         if flags >> (kernel!(bio_remapped) & 15) & 1 == 0 {
             sector += load::<u64>(device, kernel!(bdev_start));
         }
-        submit_bio::<COPY>(context, bio, disk, gendisk, op, sector);
+        submit_bio::<COPY>(context.as_ptr(), bio, disk, gendisk, sector);
     }
 }
 
@@ -455,16 +510,27 @@ pub unsafe fn bio_remap<const COPY: u32>(context: &Context) {
 #[inline(always)]
 pub unsafe fn bio_complete<const COPY: u32>(context: &Context) {
     let bio: *const u8 = context.arg(1);
-    // SAFETY: `bio` is a bio; `find` returns a map value.
+    // SAFETY: `bio` is a bio.
     unsafe {
         let op = operation(load(bio, kernel!(bio_opf)));
         if harmless(op) {
             return;
         }
         let Some((disk, gendisk, _)) = bio_disk(bio) else { return };
-        if disk.flags & DISK_BIO_BASED == 0 || change(op) == Change::Passthrough {
-            return;
+        if disk.flags & DISK_BIO_BASED != 0 && change(op) != Change::Passthrough {
+            bio_completed::<COPY>(bio, disk, gendisk, op);
         }
+    }
+}
+
+/// Completion of a bio that changes something, on a tracked disk.
+///
+/// # Safety
+/// `bio` must be a `struct bio` on `gendisk`.
+#[inline(never)]
+unsafe fn bio_completed<const COPY: u32>(bio: *const u8, disk: &Disk, gendisk: *const u8, op: u32) {
+    // SAFETY: `bio` is a bio; `find` returns a map value.
+    unsafe {
         let Some(row) = counters::<COPY>(disk) else { return };
         let Some(slot) = inflight::find(inflight::key(bio, gendisk, disk.id)) else { return };
         let Flight { sector, count, .. } = slot.flight();

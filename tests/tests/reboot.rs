@@ -192,6 +192,48 @@ fn what_was_not_counted_is_not_proved() -> Result<()> {
     Ok(())
 }
 
+/// What breaks in this very boot needs no full either: pins gone, the device away for a while or back under another number.
+#[test]
+fn what_broke_in_this_boot_is_compared() -> Result<()> {
+    const NAME: &str = "reboot::what_broke_in_this_boot_is_compared";
+    skip_if!(host::no_tracking(), NAME);
+    let broken: [(&str, fn(&mut Machine<'_>) -> Result<()>); 3] = [
+        ("pins gone", |m| host::run("umount", [m.care.home.path().join("bpf")]).map(drop)),
+        ("pins gone after a save", |m| {
+            m.saved()?;
+            host::run("umount", [m.care.home.path().join("bpf")]).map(drop)
+        }),
+        ("away, and back under another number", |m| {
+            let backing = m.disk.take().context("the machine is off")?.vanish()?;
+            m.on(&backing)
+        }),
+    ];
+    for (what, deed) in broken {
+        for verb in ["resume", "track"] {
+            let scratch = Scratch::new("broken")?;
+            let mut machine = Machine::new(&scratch, NAME, SIZE, None)?;
+            churn(&machine.care.device, &mut machine.random, 10)?;
+            deed(&mut machine).context(what)?;
+            if what != "pins gone after a save" {
+                machine.write_at(2 << 20)?;
+            }
+            let device = machine.device().display().to_string();
+            let words: &[&str] = if verb == "track" { &["track", &device] } else { &["resume"] };
+            let ended = machine.care.home.run(words)?;
+            ensure!(ended.out.contains("SUSPECT"), "{what}, {verb}: {ended}");
+            machine.write_at(3 << 20).with_context(|| format!("{what}, {verb}: it stays read-only"))?;
+            machine.ensure_next_is_whole(true, &format!("{what}, {verb}"))?;
+            machine.write_at(4 << 20)?;
+            machine.ensure_next_is_whole(false, &format!("{what}, {verb}, the one after"))?;
+            ensure!(
+                machine.care.home.json(["status"])?.as_array().is_some_and(|all| all.len() == 1),
+                "{what}: status"
+            );
+        }
+    }
+    Ok(())
+}
+
 /// Two devices of one identity: none of them is taken for the one that was saved, then or later.
 #[test]
 fn twins_are_not_guessed() -> Result<()> {

@@ -103,15 +103,18 @@ enum Verb {
     Vm {
         /// Which kernels; without a name: all of xtask/src/vm/kernels.rs
         kernels: Vec<String>,
-        /// Only cases whose name contains this
+        /// Only cases whose name contains this; may be given again
         #[arg(long)]
-        only: Option<String>,
+        only: Vec<String>,
         /// Put the results into docs/KERNELS.md
-        #[arg(long, conflicts_with = "only")]
+        #[arg(long)]
         write: bool,
         /// Cut the power of a guest that writes, so many times, and verify after each
         #[arg(long, value_name = "N", conflicts_with_all = ["only", "write"])]
         power_cuts: Option<usize>,
+        /// The shipped units in a Debian with systemd: clean reboot, power cut
+        #[arg(long, conflicts_with_all = ["only", "power_cuts"])]
+        systemd: bool,
         /// Of the moments and the writes
         #[arg(long, requires = "power_cuts")]
         seed: Option<u64>,
@@ -154,8 +157,8 @@ fn act(verb: Verb) -> Result<()> {
             let keep = if write { bench::Keep::Write } else { bench::Keep::Results };
             bench::bench(ws, name.as_deref(), rounds, keep, &note)
         }
-        Verb::Vm { kernels, only, write, power_cuts, seed } => {
-            vm::vm(ws, &vm::Wish { kernels: &kernels, only: only.as_deref(), write, power_cuts, seed })
+        Verb::Vm { kernels, only, write, power_cuts, systemd, seed } => {
+            vm::vm(ws, &vm::Wish { kernels: &kernels, only: &only, write, power_cuts, systemd, seed })
         }
         Verb::Docs => docs::docs(ws, &verbs()),
         Verb::Dist => dist::dist(ws),

@@ -109,8 +109,10 @@ pub enum Verb {
   blkdelta compact --repo /backup --dead 50% --max-bytes 20GiB --bandwidth 50MiB")]
     Compact(super::compacting::Compact),
     /// Look for damage in a repository
-    #[command(after_help = "Example:\n  blkdelta check --repo /backup --read-data")]
-    Check(Check),
+    #[command(after_help = "Examples:
+  blkdelta check --repo /backup --read-data
+  blkdelta check --repo /backup --read-data=10%      every day another tenth of the data")]
+    Check(super::checking::Check),
 }
 
 impl Verb {
@@ -298,20 +300,6 @@ pub struct List {
     pub json: bool,
 }
 
-/// `check`.
-#[derive(Debug, Args)]
-pub struct Check {
-    /// Repository: a folder, s3://BUCKET/PREFIX, or https://HOST/PATH to read
-    #[arg(long, value_name = "REPO")]
-    pub repo: String,
-    /// Read and verify every stored byte, not only the structure
-    #[arg(long)]
-    pub read_data: bool,
-    /// For programs
-    #[arg(long)]
-    pub json: bool,
-}
-
 fn granularity(text: &str) -> Result<Granularity, String> {
     Granularity::try_from(size(text)?)
 }
@@ -420,6 +408,7 @@ mod tests {
             "blkdelta export --repo /r --point latest --format raw x.img",
             "blkdelta export --repo /r --point latest --format qcow2 --compress x.qcow2 --json",
             "blkdelta check --repo /r --read-data",
+            "blkdelta check --repo /r --read-data=10% --json",
             "blkdelta copy --from /r --to s3://b/p --all --json",
             "blkdelta repair --repo /r --dry-run --json",
             "blkdelta copy --from /r --to /s --point latest --device d --full",
@@ -452,6 +441,8 @@ mod tests {
             "blkdelta diff --between A B",
             "blkdelta diff --between A --repo r",
             "blkdelta diff /d --repo r",
+            "blkdelta check --repo r --read-data=0%",
+            "blkdelta check --repo r --read-data=ten",
             "blkdelta backup /d",
             "blkdelta backup /d --repo r --compression 20",
             "blkdelta watch /d --repo r",

@@ -1,11 +1,10 @@
-//! `list` and `check`.
+//! `list`.
 
-use super::args::{Check, List};
+use super::args::List;
 use super::output::{Ending, print, print_json};
-use super::progress::{Bar, stop_flag};
 use super::show::{Table, bytes, time};
 use crate::format::{Consistency, Manifest, PointId, PointKind};
-use crate::repository::{self, PointEntry, PointState, Report, Repository};
+use crate::repository::{PointEntry, PointState, Repository};
 use anyhow::Result;
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -131,54 +130,4 @@ fn suspect(manifest: &Manifest) -> String {
         (false, Some(_)) => "was, compared".into(),
         (false, None) => format!("SUSPECT: {}", manifest.suspect.join("; ")),
     }
-}
-
-/// Damage in a repository.
-pub fn check(args: &Check) -> Result<Ending> {
-    let repo = Repository::open(&args.repo)?;
-    let bar = Bar::new(stop_flag()?);
-    let mut begun = false;
-    let mut before = 0;
-    let report = repository::check(&repo, args.read_data, &mut |done, total| {
-        if !begun {
-            bar.begin("checking", total);
-            begun = true;
-        }
-        crate::copy::Watch::advance(&bar, done - before);
-        before = done;
-    })?;
-    drop(bar);
-    if args.json {
-        print_json(&report)?;
-    } else {
-        print(&words(&report, args.read_data))?;
-    }
-    Ok(if report.damages.is_empty() { Ending::Fine } else { Ending::Suspect })
-}
-
-fn words(report: &Report, read_data: bool) -> String {
-    let mut text = String::new();
-    for damage in &report.damages {
-        text += &format!("damaged: {}: {}\n", damage.object, damage.what);
-        for point in &damage.points {
-            text += &format!("         point {point} cannot be restored as it was\n");
-        }
-    }
-    let how = if read_data { "every byte" } else { "structure only" };
-    let verdict = match report.damages.len() {
-        0 => "no damage".to_owned(),
-        n => format!("{n} damaged"),
-    };
-    text += &format!(
-        "{verdict}: {} points, {} segments, {} frames, {} read ({how})\n",
-        report.points,
-        report.segments,
-        report.frames,
-        bytes(report.bytes_read)
-    );
-    if report.unreferenced > 0 {
-        text +=
-            &format!("{} segments belong to no point (left by backups that failed)\n", report.unreferenced);
-    }
-    text
 }

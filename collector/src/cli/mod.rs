@@ -5,6 +5,7 @@
 
 mod args;
 mod auditing;
+mod checking;
 mod compacting;
 mod comparing;
 mod copying;
@@ -59,7 +60,7 @@ fn run(cli: Cli) -> Result<Ending> {
         Verb::Monitor(args) => monitor::monitor(args),
         Verb::Audit(args) => auditing::audit(&args),
         Verb::List(args) => listing::list(&args),
-        Verb::Check(args) => listing::check(&args),
+        Verb::Check(args) => checking::check(&args),
         Verb::Copy(args) => copying::copy(&args),
         Verb::Repair(args) => repairing::repair(&args),
         Verb::Merge(args) => keeping::merge(&args),

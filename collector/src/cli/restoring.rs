@@ -178,7 +178,12 @@ fn words(args: &Restore, restored: &Restored, took: Duration) -> String {
         for why in &restored.lost_because {
             text += &format!("  because: {why}\n");
         }
-        text += MAPPING;
+        for file in &restored.lost_files {
+            text += &format!("  in file {file}\n");
+        }
+        if restored.lost_files.is_empty() {
+            text += MAPPING;
+        }
     }
     let part = match args.range {
         Some(_) => format!("bytes {}..{} of ", restored.range.offset, restored.range.end()),

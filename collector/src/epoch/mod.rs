@@ -11,6 +11,7 @@
 //! when the point that holds its areas is durable. Whatever a killed process left behind is put right by
 //! [`Epochs::open`]: an unfinished cut is finished, a bitmap never put in place is removed.
 
+mod ahead;
 mod carry;
 mod cut;
 mod recover;
@@ -26,6 +27,7 @@ use crate::sys::failpoint;
 use crate::tracker::{
     DeviceState, Lock, Maps, Places, find_tracked, not_tracked, now_ms, open_bitmap, record, words_of,
 };
+use ahead::Ahead;
 use std::path::Path;
 
 /// The epochs of one device, held by this process alone.
@@ -35,6 +37,7 @@ pub struct Epochs {
     state: DeviceState,
     device: BlockDevice,
     disk: BlockDevice,
+    ahead: Ahead,
     _lock: Lock,
 }
 
@@ -50,8 +53,8 @@ impl Epochs {
         let state = DeviceState::read(places, &state.key())?.ok_or_else(|| not_tracked(path))?;
         state.check_identity(&device)?;
         let disk = device.whole_disk()?;
-        let mut epochs =
-            Self { places: places.clone(), maps: Maps::open(places)?, state, device, disk, _lock: lock };
+        let (places, maps, ahead) = (places.clone(), Maps::open(places)?, Ahead::default());
+        let mut epochs = Self { places, maps, state, device, disk, ahead, _lock: lock };
         epochs.recover()?;
         epochs.adopt_size()?;
         Ok(epochs)
@@ -117,6 +120,7 @@ impl Epochs {
         state.write(&self.places)?;
         self.state = state;
         failpoint("epoch.after-retire")?;
+        self.let_go();
         self.unpin_retired()
     }
 

@@ -36,14 +36,14 @@ impl Epochs {
         failpoint("epoch.resize.after-switch")?;
         self.tell_programs()?;
         failpoint("epoch.resize.after-programs")?;
-        self.seal(old, &words, &reading, &verdict)?;
+        self.seal(old, [&self.words(old)?, &words], &reading, &verdict)?;
         // what went beyond the old end until a moment ago is in the new space
         let mut state = self.state.clone();
         state.baseline.accept_beyond_end(&self.read()?);
         state.write(&self.places)?;
         self.state = state;
         log::info!("{} had {was} bytes and has {now} now", self.device.path.display());
-        self.fold_sealed()
+        self.fold_sealed(0)
     }
 
     fn tell_programs(&mut self) -> Result<()> {

@@ -15,6 +15,12 @@ pub trait Ledger {
     /// The point the pending difference is relative to.
     fn base(&self) -> Option<&Base>;
 
+    /// Makes what so many cuts will need, so that they are short.
+    ///
+    /// # Errors
+    /// If the kernel has no memory for it.
+    fn prepare(&mut self, cuts: usize) -> Result<()>;
+
     /// Ends the running epoch and seals it.
     ///
     /// # Errors
@@ -41,6 +47,10 @@ impl Ledger for Epochs {
 
     fn base(&self) -> Option<&Base> {
         Self::base(self)
+    }
+
+    fn prepare(&mut self, cuts: usize) -> Result<()> {
+        Self::prepare(self, cuts)
     }
 
     fn cut(&mut self) -> Result<Cut> {

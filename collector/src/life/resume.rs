@@ -79,8 +79,10 @@ pub fn track(
 ) -> Result<(DeviceState, Option<Outcome>)> {
     let stable = Stable::of(&BlockDevice::open(path)?);
     let found = stable.map(|s| record::of(places, &s.text)).transpose().map_err(unreadable)?.flatten();
-    let boot = places.boot_id()?;
-    let record = found.filter(|record| record.boot != boot && record.granularity == granularity);
+    let record = match found.filter(|record| record.granularity == granularity) {
+        Some(record) if !is_alive(places, &record.session)? => Some(record),
+        _ => None,
+    };
     let outcome = match record {
         Some(record) => {
             Some(resume_record(places, Record { path: path.display().to_string(), ..record })?.outcome)
@@ -88,6 +90,17 @@ pub fn track(
         None => None,
     };
     Ok((tracker::track(places, path, granularity)?, outcome))
+}
+
+/// A stretch of tracking goes on. If not, it ended with its boot, or broke in this one: programs gone, or the device away.
+fn is_alive(places: &Places, session: &str) -> Result<bool> {
+    for state in DeviceState::all(places)?.iter().filter(|state| state.session == session) {
+        let device = BlockDevice::of_number(state.identity.dev).ok();
+        if device.map_or(Ok(None), |device| tracker::intact(places, &device))?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn unreadable(error: Error) -> Error {
@@ -111,7 +124,7 @@ fn resume_record(places: &Places, record: Record) -> Result<Resumed> {
         return done(path, Outcome::Waiting(format!("{n} devices are {}", record.identity)));
     };
     let path = device.known_as(Path::new(&record.path));
-    if let Some(state) = tracker::find(places, &path)?.filter(|s| s.session == record.session) {
+    if let Some(state) = tracker::intact(places, device)?.filter(|s| s.session == record.session) {
         if !record.fenced && record.saved.is_none() {
             return done(path, Outcome::Tracked);
         }
@@ -152,7 +165,12 @@ fn go_on(places: &Places, path: &Path, record: Record) -> Result<Resumed> {
         suspect: suspect.clone(),
         moving: false,
     })?;
-    started.publish()?;
+    let fenced = record.fenced && record.boot == places.boot_id()?;
+    let device = started.device().clone();
+    let state = started.publish()?;
+    if fenced {
+        record::open_fence(places, &device, &state)?;
+    }
     let outcome = match (based, suspect.is_empty()) {
         (false, _) => Outcome::Anew("there was no backup yet".into()),
         (true, true) => Outcome::Proved,
@@ -167,11 +185,16 @@ fn judge(
     record: &Record,
     device: &BlockDevice,
 ) -> Result<std::result::Result<ExtentSet, Vec<String>>> {
+    let this_boot = record.boot == places.boot_id()?;
     let Some(saved) = &record.saved else {
-        return Ok(Err(vec!["it was not stopped cleanly (crash, power cut, or still in use then)".into()]));
+        let why = match this_boot {
+            true => "its tracking broke in this boot (programs or pins gone, or the device away for a while)",
+            false => "it was not stopped cleanly (crash, power cut, or still in use then)",
+        };
+        return Ok(Err(vec![why.into()]));
     };
     let mut reasons = gap::written_here(places, device)?;
-    if record.boot == places.boot_id()? {
+    if this_boot {
         reasons.push("it was saved in this very boot, and tracking broke since".into());
     }
     if !record.certain {

@@ -1,6 +1,7 @@
 //! Looking for damage: everything that is wrong, with the points it harms, never only the first thing.
 
 use super::index::IndexReader;
+use super::share::{Read, Share, choose};
 use super::{PointState, Repository, keys};
 use crate::error::{Kind, Result};
 use crate::format::{
@@ -33,6 +34,8 @@ pub struct Report {
     pub unreferenced: u64,
     /// Segments whose frames a compaction moved; removed after the time of grace.
     pub superseded: u64,
+    /// Which segments were read, if any.
+    pub share: Option<Share>,
 }
 
 /// One thing that is wrong.
@@ -46,14 +49,24 @@ pub struct Damage {
     pub points: Vec<PointId>,
 }
 
-/// Looks at everything a restore needs: the structure, or with `read_data` every stored byte. `progress` is told
+/// Looks at everything a restore needs: the structure, or with `read_data` every stored byte.
+///
+/// # Errors
+/// As [`check_some`].
+pub fn check(repo: &Repository, read_data: bool, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
+    check_some(repo, if read_data { Read::All } else { Read::Structure }, progress)
+}
+
+/// Looks at everything a restore needs: the structure, and of what is stored as much as `read` says. `progress` is told
 /// bytes done and bytes to do.
 ///
 /// # Errors
 /// Only if the store itself fails; what is wrong with its content is in the report.
-pub fn check(repo: &Repository, read_data: bool, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
+pub fn check_some(repo: &Repository, read: Read, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
+    let read_data = !matches!(read, Read::Structure);
     let (found, users, waiting) = (BTreeMap::new(), HashMap::new(), BTreeSet::new());
-    let mut check = Check { repo, found, users, waiting, report: Report::default() };
+    let chosen = BTreeSet::new();
+    let mut check = Check { repo, found, users, waiting, chosen, report: Report::default() };
     let points = check.points()?;
     let mut indexes = Vec::new();
     for (manifest, map) in &points {
@@ -77,7 +90,7 @@ pub fn check(repo: &Repository, read_data: bool, progress: &mut dyn FnMut(u64, u
         }
     }
     check.strays(&points)?;
-    check.segments(read_data, progress)?;
+    check.segments(read, progress)?;
     if read_data {
         for (point, index) in &indexes {
             check.compare(*point, index)?;
@@ -101,6 +114,8 @@ struct Check<'a> {
     users: HashMap<SegmentId, (SegmentRef, BTreeSet<PointId>)>,
     /// Segments that only superseded indexes name.
     waiting: BTreeSet<SegmentId>,
+    /// Segments whose bytes are read.
+    chosen: BTreeSet<SegmentId>,
     report: Report,
 }
 
@@ -223,8 +238,8 @@ impl Check<'_> {
         Ok(Blake3(*hasher.finalize().as_bytes()))
     }
 
-    /// Every named segment is there, with its length; with `read_data`, all its bytes and frames.
-    fn segments(&mut self, read_data: bool, progress: &mut dyn FnMut(u64, u64)) -> Result<()> {
+    /// Every named segment is there, with its length; of those that are chosen all bytes and frames.
+    fn segments(&mut self, read: Read, progress: &mut dyn FnMut(u64, u64)) -> Result<()> {
         let mut there: HashMap<SegmentId, u64> = HashMap::new();
         for (key, len) in self.repo.store().list("seg")? {
             match keys::parse_segment(&key) {
@@ -234,7 +249,9 @@ impl Check<'_> {
         }
         let mut named: Vec<_> = self.users.values().cloned().collect();
         named.sort_unstable_by_key(|(s, _)| s.id);
-        let total: u64 = named.iter().map(|(s, _)| s.len).sum();
+        let all: Vec<SegmentRef> = named.iter().map(|(s, _)| *s).collect();
+        (self.chosen, self.report.share) = choose(&all, read);
+        let total = self.report.share.map_or(0, |share| share.bytes);
         let mut done = 0;
         for (segment, users) in named {
             let key = keys::segment(segment.id);
@@ -245,11 +262,15 @@ impl Check<'_> {
                 Some(len) if len != segment.len => {
                     self.damage(&key, format!("{len} bytes long, not {}", segment.len), users);
                 }
-                Some(_) if read_data => self.read_segment(&key, &segment, &users)?,
+                Some(_) if self.chosen.contains(&segment.id) => {
+                    self.read_segment(&key, &segment, &users)?;
+                }
                 Some(_) => {}
             }
-            done += segment.len;
-            progress(done, total);
+            if self.chosen.contains(&segment.id) {
+                done += segment.len;
+                progress(done, total);
+            }
         }
         self.report.superseded = there.keys().filter(|id| self.waiting.contains(id)).count() as u64;
         self.report.unreferenced += there.len() as u64 - self.report.superseded;
@@ -307,7 +328,8 @@ impl Check<'_> {
             // unreadable parts of the index are in the report already
             let Ok(piece) = piece else { return Ok(()) };
             let PieceContent::Stored(f) = piece.content else { continue };
-            let Some(segment) = index.segments().get(f.segment as usize) else { continue };
+            let segment = index.segments().get(f.segment as usize);
+            let Some(segment) = segment.filter(|s| self.chosen.contains(&s.id)) else { continue };
             if !tables.knows(segment, &piece)? {
                 let what = format!("piece at {} is not in segment {}", piece.extent.offset, segment.id);
                 self.damage(index.key(), what, [point]);

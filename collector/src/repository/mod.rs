@@ -33,6 +33,7 @@ mod points;
 mod read;
 mod rebuild;
 mod run;
+mod share;
 mod store;
 mod stream;
 mod superseded;
@@ -40,7 +41,7 @@ mod transfer;
 mod upload;
 mod writer;
 
-pub use check::{Damage, Report, check};
+pub use check::{Damage, Report, check, check_some};
 pub use drop::Swept;
 pub use location::{Location, endpoint};
 pub use lock::DeviceLock;
@@ -48,6 +49,7 @@ pub use net::Access;
 pub use open::Repository;
 pub use points::{PointEntry, PointState};
 pub use read::{Content, Piece, Stored};
+pub use share::{Read, Share};
 pub use superseded::Freed;
 pub use writer::{FinishInfo, NewPoint, PointWriter};
 

@@ -11,6 +11,7 @@
 
 mod crew;
 mod export;
+mod files;
 mod lost;
 mod plan;
 mod same;
@@ -67,6 +68,8 @@ pub struct Restored {
     pub lost: ExtentSet,
     /// Why.
     pub lost_because: Vec<String>,
+    /// Files with content in it, as far as they could be found out (ext4, with debugfs).
+    pub lost_files: Vec<String>,
     /// What a person should know.
     pub warnings: Vec<String>,
 }
@@ -133,6 +136,7 @@ impl<'a> Restore<'a> {
                 .map_err(|e| e.within(format!("verify what was restored to {}", path.display())))?;
         }
         let (lost, lost_because) = losses.into_parts();
+        let lost_files = if how.range.is_none() { files::lost_files(path, &lost) } else { Vec::new() };
         Ok(Restored {
             point: self.chain.top().point.to_string(),
             size: self.size(),
@@ -144,6 +148,7 @@ impl<'a> Restore<'a> {
             sound: target.room() >= range.end() && !self.chain.top().is_suspect() && lost.is_empty(),
             lost,
             lost_because,
+            lost_files,
             warnings: self.warnings(path, &target, range),
         })
     }

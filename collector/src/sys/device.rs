@@ -4,6 +4,7 @@
 
 mod driver;
 mod makeup;
+mod unit;
 
 pub use driver::Driver;
 pub(super) use makeup::TableLine;
@@ -164,7 +165,8 @@ impl BlockDevice {
             zoned: text(&disk_sysfs, "queue/zoned").filter(|z| z != "none"),
             backing_file: text(&disk_sysfs, "loop/backing_file").map(PathBuf::from),
             backing_offset: number(&disk_sysfs, "loop/offset").ok(),
-            serial: first_text(&disk_sysfs, &["serial", "device/serial"]),
+            serial: first_text(&disk_sysfs, &["serial", "device/serial"])
+                .or_else(|| unit::serial(&disk_sysfs)),
             wwid: first_text(&disk_sysfs, &["wwid", "device/wwid"]),
             uuid: first_text(&disk_sysfs, &["dm/uuid", "md/uuid", "uuid"]),
             name,

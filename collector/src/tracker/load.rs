@@ -12,8 +12,8 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::sys::privilege::{Capability, explained};
 use crate::sys::{bpf, failpoint, publish};
 use aya::maps::{Array, ArrayOfMaps, MapData, PerCpuArray};
-use aya::programs::BtfTracePoint;
 use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::{BtfTracePoint, ProgramError};
 use aya::{Btf, EbpfLoader};
 use blkdelta_ebpf::{Counters, Disk, HOOKS, Hook, KERNEL_SYMBOL, Kernel, MAX_TARGETS, Role, Target};
 use serde::{Deserialize, Serialize};
@@ -198,7 +198,7 @@ fn attach(places: &Places, kernel: &Kernel, hooks: &[&Hook]) -> Result<Vec<Attac
             .ok_or_else(|| Error::new(Kind::Bug, what("find")))?
             .try_into()
             .map_err(|e| aya_error(what("use"), e))?;
-        program.load(hook.tracepoint, &btf).map_err(|e| aya_error(what("load"), e))?;
+        program.load(hook.tracepoint, &btf).map_err(|e| aya_error(with_log(places, what("load"), &e), e))?;
         let link = program.attach().map_err(|e| aya_error(what("attach"), e))?;
         let link = program.take_link(link).map_err(|e| aya_error(what("keep"), e))?;
         let id = program.info().map_err(|e| aya_error(what("examine"), e))?.id();
@@ -209,6 +209,17 @@ fn attach(places: &Places, kernel: &Kernel, hooks: &[&Hook]) -> Result<Vec<Attac
         attached.push(Attached { program: hook.program.into(), id, link: link_id });
     }
     Ok(attached)
+}
+
+/// Keeps the whole of what the verifier said beside the state files; `what`, with where it is.
+fn with_log(places: &Places, what: String, error: &ProgramError) -> String {
+    let ProgramError::LoadError { verifier_log, .. } = error else { return what };
+    let (path, log) = (places.state().join("verifier.log"), verifier_log.to_string());
+    // that the program does not load matters more than where its log could be put
+    if log.is_empty() || publish(&path, log.as_bytes()).is_err() {
+        return what;
+    }
+    format!("{what} (the verifier's whole log is in {})", path.display())
 }
 
 /// Removes everything that is pinned: programs detach, maps and bitmaps go when nobody holds them.
@@ -254,7 +265,7 @@ impl Maps {
         let map = |name: &str| {
             MapData::from_pin(places.map(name)).map_err(|e| {
                 aya_error(format!("open pinned map {name}"), e)
-                    .hint("tracking is broken: run `blkdelta track` again; the next backup is a full one")
+                    .hint("tracking is broken: run `blkdelta track` again; the next backup reads everything")
             })
         };
         let shape = |e| aya_error("open the pinned maps", e);
@@ -333,4 +344,30 @@ fn check_link(places: &Places, attached: &Attached) -> Result<()> {
         return Err(Error::new(Kind::Damaged, "it was detached and attached again"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_of_a_program_that_does_not_load_is_kept_whole() {
+        if !rustix::process::geteuid().is_root() || KernelTypes::running().is_err() {
+            println!("SKIPPED: tracker::load: not root, or a kernel without BTF");
+            return;
+        }
+        let folder = tempfile::tempdir_in("/dev/shm").unwrap();
+        let places = Places::under(folder.path());
+        places.prepare().unwrap();
+        make_bitmap_table(&places).unwrap();
+        let mut kernel = kernel::describe(&mut KernelTypes::running().unwrap()).unwrap();
+        // beyond its structure: no pointer of that type may be read there
+        kernel.rq_queue = 1 << 20;
+        let every: Vec<&Hook> = HOOKS.iter().filter(|hook| hook.copy == 0).collect();
+        let said = attach(&places, &kernel, &every).map(drop).unwrap_err().in_full();
+        rustix::mount::unmount(folder.path().join("bpf"), rustix::mount::UnmountFlags::DETACH).unwrap();
+        let log = std::fs::read_to_string(places.state().join("verifier.log")).unwrap();
+        assert!(said.contains("verifier.log") && said.contains("… "), "{said}");
+        assert!(log.contains("processed ") && log.len() > 1500, "{} bytes: {log}", log.len());
+    }
 }

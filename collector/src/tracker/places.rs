@@ -9,6 +9,7 @@
 //!   /var/lib/blkdelta/                  what outlives a reboot: a record per tracked device, a map per clean stop
 //!       <16 hex>.json  <16 hex>.map     named by a hash of the device's identity (`record`)
 //!       audit/<device>.json             how far the rotation of the self-audit is
+//!       check/<repository>.json         how far `check` is through a repository's data
 //! ```
 //! Where `/var` is a file system of its own it is mounted too late and unmounted too early for a clean stop and return:
 //! if the administrator made `/etc/blkdelta/lib` (on the root file system), that is used instead.

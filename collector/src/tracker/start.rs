@@ -83,7 +83,10 @@ pub fn start(places: &Places, path: &Path, granularity: Granularity, first: u64)
 }
 
 /// The device's state, if it is tracked, still the same, and found by the programs.
-fn intact(places: &Places, device: &BlockDevice) -> Result<Option<DeviceState>> {
+///
+/// # Errors
+/// If a state file is damaged.
+pub fn intact(places: &Places, device: &BlockDevice) -> Result<Option<DeviceState>> {
     let key = key_of(device.dev);
     let Some(old) = DeviceState::read(places, &key)? else { return Ok(None) };
     let pinned = Loaded::read(places)?.is_some() && places.epoch(&key, old.epoch).exists();
@@ -182,6 +185,12 @@ impl Started {
     /// If the kernel has no memory for its bitmap.
     pub fn go_on(&mut self, before: Before) -> Result<()> {
         let (key, granularity) = (self.state.key(), self.state.granularity);
+        // under an earlier number, which is another device's or nobody's now
+        for stale in DeviceState::all(&self.places)? {
+            if stale.session == before.session && stale.key() != key {
+                forget(&self.places, &stale.key())?;
+            }
+        }
         let epoch = self.state.epoch - 1;
         let count = granularity.words(self.state.identity.size);
         make_bitmap(&self.places, &key, epoch, count)?;

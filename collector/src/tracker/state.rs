@@ -240,6 +240,6 @@ impl DeviceState {
         };
         let path = device.path.display();
         Err(Error::new(Kind::NotFound, format!("{path} is tracked no more: {what}"))
-            .hint(format!("run `blkdelta track {path}` again; the next backup is a full one")))
+            .hint(format!("run `blkdelta track {path}` again; the next backup reads everything")))
     }
 }

@@ -229,3 +229,36 @@ fn diff_between_lists_what_the_points_differ_in() {
     let (code, out, _) = run(&["diff", "--between", &a, "latest", "--repo", folder.to_str().unwrap()]);
     assert!(code == Some(0) && String::from_utf8_lossy(&out).contains("extents"));
 }
+
+/// Every segment is read in one round of shares, damage in it is found then, and the place is kept without root.
+#[test]
+fn a_rotating_check_reads_everything_in_a_round() {
+    let dir = tempfile::tempdir().unwrap();
+    let (folder, home) = (dir.path().join("r"), dir.path().join("home"));
+    drop(three_points(&folder));
+    let check = |share: &str| {
+        let words = ["check", "--repo", folder.to_str().unwrap(), share, "--json"];
+        let ended = blkdelta(&words).env("BLKDELTA_HOME", &home).output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        let report: serde_json::Value = serde_json::from_slice(&ended.stdout).expect(&said);
+        (ended.status.code(), report)
+    };
+    let (code, all) = check("--read-data");
+    assert_eq!((code, all["share"]["position"].as_f64()), (Some(0), Some(1.0)));
+    let mut frames = 0;
+    let mut rounds = 0;
+    for step in 0..3 {
+        let (code, report) = check("--read-data=0.1%");
+        assert_eq!(code, Some(0), "{report}");
+        assert_eq!(report["share"]["segments"], 1, "{step}: {report}");
+        frames += report["frames"].as_u64().unwrap();
+        rounds += u32::from(report["share"]["position"] == 1.0);
+    }
+    assert_eq!((Some(frames), rounds), (all["frames"].as_u64(), 1));
+    // one damaged segment of three: two shares do not see it, one does
+    let victim = crate::partial::files(&folder.join("seg")).remove(1);
+    crate::partial::damage(&victim, 2, 70);
+    let mut codes: Vec<_> = (0..3).map(|_| check("--read-data=0.1%").0).collect();
+    codes.sort_unstable();
+    assert_eq!(codes, [Some(0), Some(0), Some(3)]);
+}

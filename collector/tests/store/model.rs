@@ -70,6 +70,17 @@ impl Model {
         }
     }
 
+    /// A full of the image as it is.
+    pub fn back_up_whole(&self, repo: &Repository) -> Result<Manifest> {
+        let lock = repo.lock(&self.device)?;
+        let mut writer = repo.begin(&lock, self.new_point(None))?;
+        for (n, cell) in self.image.chunks(CELL).enumerate() {
+            let extent = Extent::new((n * CELL) as u64, cell.len() as u64);
+            writer.add(encode_frame(extent, cell, Compression::default())?)?;
+        }
+        writer.finish(info())
+    }
+
     /// A whole backup: each pass is a list of writes.
     pub fn back_up(
         &mut self,

@@ -1,15 +1,18 @@
 //! Best effort: whatever is missing or damaged, the rest is restored, and what is lost is named to the byte.
 
 use crate::giving_back::{put, three_points};
+use crate::model::Model;
 use collector::block::{Extent, ExtentSet};
+use collector::chain::Content;
 use collector::error::{Kind, Result};
-use collector::format::{DeviceId, PointId};
+use collector::format::{DeviceId, FrameHash, PointId};
 use collector::repository::Repository;
 use collector::restore::{How, Leave, Restore, Restored};
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-fn files(folder: &Path) -> Vec<PathBuf> {
+pub fn files(folder: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = Vec::new();
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
@@ -20,7 +23,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// Removes an object, cuts it short, or turns some of its bytes over.
-fn damage(file: &Path, how: usize, at: usize) {
+pub fn damage(file: &Path, how: usize, at: usize) {
     let mut bytes = std::fs::read(file).unwrap();
     if bytes.is_empty() {
         return;
@@ -138,4 +141,51 @@ fn without_its_parent_a_point_gives_what_it_stores() {
     assert_eq!(done.lost, own.complement(size));
     let part = How { range: Some(Extent::new(96 * 4096, 4096)), ..How::default() };
     assert!(restore.run(&dir.path().join("p"), Leave::default(), part, &()).unwrap().lost.is_empty());
+}
+
+/// On ext4 the file whose content is lost is named, and no other.
+#[test]
+fn the_files_that_lost_something_are_named() {
+    const NAME: &str = "partial::the_files_that_lost_something_are_named";
+    let there = |tool: &str| Command::new(tool).arg("-V").output().is_ok();
+    if !there("mkfs.ext4") || !there("debugfs") {
+        println!("SKIPPED: {NAME}: there is no mkfs.ext4 or no debugfs");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (tree, disk, folder) = (dir.path().join("tree"), dir.path().join("disk"), dir.path().join("r"));
+    std::fs::create_dir_all(tree.join("inner folder")).unwrap();
+    let content = |seed: u8| {
+        (0..200_000u32).map(move |i| FrameHash::of(&[&i.to_le_bytes()[..], &[seed]].concat()).0 as u8)
+    };
+    for (n, name) in ["a", "inner folder/b c", "d"].into_iter().enumerate() {
+        put(&tree.join(name), &content(n as u8).collect::<Vec<u8>>());
+    }
+    std::fs::File::create(&disk).and_then(|file| file.set_len(16 << 20)).unwrap();
+    let mut mkfs = Command::new("mkfs.ext4");
+    let made = mkfs.args(["-q", "-b", "4096", "-d"]).args([&tree, &disk]).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+
+    let repo = Repository::create(folder.to_str().unwrap()).unwrap();
+    let mut model = Model::new("disk", 0);
+    model.image = std::fs::read(&disk).unwrap();
+    let point = model.back_up_whole(&repo).unwrap().point;
+    // the last whole block of `b c`, and the frame that holds it
+    let block: Vec<u8> = content(1).skip(47 * 4096).take(4096).collect();
+    let at = model.image.chunks(4096).position(|b| b == block).unwrap() as u64 * 4096;
+    let chain = collector::chain::Chain::resolve(&repo, &model.device, point).unwrap();
+    let piece =
+        chain.pieces().unwrap().map(Result::unwrap).find(|p| p.extent.offset <= at && at < p.extent.end());
+    let Some(Content::Stored(stored)) = piece.map(|p| p.content) else { panic!("the block is not stored") };
+    let segment = stored.segment.to_string();
+    let segment = files(&folder.join("seg")).into_iter().find(|f| f.ends_with(&segment)).unwrap();
+    damage(&segment, 2, stored.offset as usize);
+
+    let target = dir.path().join("t");
+    let restore = Restore::prepare_partial(&repo, &model.device, point).unwrap();
+    let done = restore.run(&target, Leave::default(), How::default(), &()).unwrap();
+    judge(&target, &done.lost, &model.image, 0);
+    assert!(done.lost_files.contains(&"/inner folder/b c".to_owned()), "{done:?}");
+    // a frame of 16 blocks may hold the end of one file and the beginning of another, but not all three
+    assert!(done.lost_files.len() < 3, "{done:?}");
 }

@@ -27,7 +27,7 @@ const fn case(name: &'static str, expect: Fate, run: fn(&mut Trial) -> Result<()
     Case { name, expect, boot: "", run }
 }
 
-use Fate::{Refused, Suspect, Whole};
+use Fate::{Refused, Whole};
 
 /// In the order in which they run.
 pub const CASES: &[Case] = &[
@@ -85,7 +85,7 @@ pub const CASES: &[Case] = &[
     case("LVM, thin", Whole, |t| thin(t).and_then(|device| t.all_ways(&device, &device))),
     case("disk under LVM, thin", Whole, |t| thin(t).and_then(|device| t.all_ways(&disk("b")?, &device))),
     case("dm-multipath", Whole, |t| multipath(t).and_then(|(device, _)| t.all_ways(&device, &device))),
-    case("path of dm-multipath", Whole, |t| {
+    case("path of dm-multipath", Refused, |t| {
         multipath(t).and_then(|(device, path)| t.all_ways(&path, &device))
     }),
     case("md RAID 0", Whole, |t| raid(t, "0", "", &["e", "f"], None)),
@@ -112,16 +112,20 @@ pub const CASES: &[Case] = &[
     case("btrfs on SCSI", Whole, |t| {
         disk("scsi512").and_then(|path| file_system(t, &path, &files::KINDS[6]))
     }),
-    case("SCSI command written by SG_IO", Suspect, passthrough::sg_write),
-    case("SCSI WRITE SAME by SG_IO", Suspect, passthrough::sg_write_same),
-    case("NVMe write by io-passthru", Suspect, passthrough::nvme_write),
+    case("SCSI command written by SG_IO", Whole, passthrough::sg_write),
+    case("SCSI WRITE SAME by SG_IO", Whole, passthrough::sg_write_same),
+    case("NVMe write by io-passthru", Whole, passthrough::nvme_write),
     case("pmem (DAX)", Refused, special::pmem),
-    // last: it needs a boot of its own
-    Case { name: LOCKDOWN, expect: Whole, boot: LOCKDOWN, run: special::under_lockdown },
+    // a boot of its own for each of these
+    locked("lockdown=integrity", |t| special::under_lockdown(t, "integrity")),
+    locked("lockdown=confidentiality", |t| special::under_lockdown(t, "confidentiality")),
+    case("each verb with its capabilities, and one less", Whole, special::privileges),
 ];
 
-/// The kernel keeps root from reading and changing it.
-pub const LOCKDOWN: &str = "lockdown=integrity";
+/// On a kernel that keeps root from changing it, or from reading it as well; the name is its word at boot.
+const fn locked(name: &'static str, run: fn(&mut Trial) -> Result<()>) -> Case {
+    Case { name, expect: Whole, boot: name, run }
+}
 
 /// Bytes of devices made in memory: what all ways of writing need.
 pub const SIZE: u64 = 128 << 20;

@@ -15,6 +15,7 @@ pub mod init;
 pub mod make;
 pub mod passthrough;
 pub mod power;
+pub mod power_load;
 pub mod serve;
 pub mod special;
 pub mod trial;

@@ -1,122 +1,112 @@
-//! A machine that loses its power: what is true after each start, and the writers that run until the next cut.
+//! A machine that loses its power: what is true after each start.
 //!
 //! ```text
-//!   disk "data"     tracked, written by writers; no file system, so that every byte of it can be compared
+//!   disk "raw"      SCSI, areas of 4 KiB     written past any file system
+//!   disk "files"    virtio, areas of 64 KiB  ext4, mounted and written by `power_load`
 //!   disk "system"   ext4: lib/ (what blkdelta keeps over reboots), repo/
 //! ```
-//! After every start, before anything else writes: tracking comes back, a backup is made, and its point must
-//! restore to exactly what the device holds. The verdict is the comparison of the two images, nobody's word.
+//! After every start, before anything else writes: tracking comes back and each disk gets a backup. The host then
+//! restores it and compares it with what the disk holds, every byte of it: nobody's word counts.
+//!
+//! Most starts do not begin at the reset vector, which would take most of the time: the host goes on from the memory of a
+//! machine that has booted and loaded the programs, but has no driver for any disk yet ([`warm`], [`awake`]). For the
+//! product it is another boot: disks that it has never seen, all that is known of them in lib/.
 
+use super::init::load_disk_drivers;
 use super::make::{disk, module, sh};
-use crate::device::{O_DIRECT, open_with};
-use crate::image::{self, Aligned, Image};
-use crate::product::{Ended, Home};
+use crate::device::put;
+use crate::image;
+use crate::product::Home;
 use crate::random::Random;
-use crate::workload::churn;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::fs;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 const SYSTEM: &str = "/run/system";
 const HOME: &str = "/run/power";
 
-struct Bench {
-    home: Home,
-    data: PathBuf,
-    repo: String,
+/// A tracked disk: its serial number, bytes of an area.
+pub const DISKS: [(&str, u64); 2] = [("raw", 4096), (FILES, 64 << 10)];
+
+/// The one with a file system.
+pub const FILES: &str = "files";
+
+/// The product and its repository, as they are in this machine.
+pub struct Bench {
+    /// The product.
+    pub home: Home,
+    /// The repository.
+    pub repo: String,
 }
 
-/// The very first start: a file system, a filled device, tracking.
+/// The very first start: file systems, filled devices, tracking.
 pub fn prepare(seed: u64) -> Result<()> {
     module("ext4");
     sh(&format!("mkfs.ext4 -q -F {}", disk("system")?.display()))?;
+    let mut random = Random::new(seed);
     let bench = Bench::mount()?;
-    image::fill(&bench.data, &mut Random::new(seed))?;
-    bench.home.ok(["track".as_ref(), bench.data.as_os_str()])?;
+    for (serial, granularity) in DISKS {
+        let device = disk(serial)?;
+        image::fill(&device, &mut random)?;
+        if serial == FILES {
+            sh(&format!("mkfs.ext4 -q -F {}", device.display()))?;
+        }
+        bench.track(&device, granularity)?;
+    }
+    bench.unmount()
+}
+
+/// The machine whose memory the host keeps: booted, the programs loaded for a device of its own.
+pub fn warm() -> Result<()> {
+    module("ext4");
+    let device = sh("truncate -s 1M /dev/shm/keep && losetup -f --show /dev/shm/keep")?;
+    Bench::here()?.track(Path::new(&device), 4096)
+}
+
+/// The same, awake again: it gets the time, a boot of its own, and disks.
+pub fn awake(seconds: &str, boot: &str) -> Result<()> {
+    sh(&format!("date -u -s @{seconds}"))?;
+    let home = Path::new(HOME);
+    put(&home.join("boot"), boot.as_bytes())?;
+    let kernel = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let boot = format!("{} {boot}", kernel.trim());
+    for entry in fs::read_dir(home.join("state"))?.flatten() {
+        let text = fs::read(entry.path())?;
+        // locks are empty
+        let Ok(mut state) = serde_json::from_slice::<Value>(&text) else { continue };
+        state["boot"] = json!(boot);
+        put(&entry.path(), state.to_string().as_bytes())?;
+    }
+    load_disk_drivers();
     Ok(())
 }
 
-/// One start: everything back, a backup, the comparison; prints what was found, as one line of JSON.
-pub fn verify() -> Result<()> {
+/// One start: everything back, and backups; a line of JSON for each disk. `prune`: old points go, or the disk would be
+/// full one day.
+pub fn verify(prune: bool) -> Result<()> {
     let began = Instant::now();
     let bench = Bench::mount()?;
-    let (how, words) = bench.back()?;
-    let tracked = began.elapsed();
-    let device = bench.data.display().to_string();
-    let ended = bench.home.run(["backup", &device, "--repo", &bench.repo, "--json"])?;
-    ensure!(matches!(ended.code, Some(0 | 3)), "backup: {ended}");
-    let point: Value = serde_json::from_str(&ended.out).context("read what backup printed")?;
-    let read: u64 =
-        point["passes"].as_array().into_iter().flatten().filter_map(|pass| pass["bytes"].as_u64()).sum();
-    let restored = Path::new("/dev/shm/restored");
-    let ended =
-        bench.home.run(["restore", "--repo", &bench.repo, "--point", "latest", "/dev/shm/restored"])?;
-    ensure!(matches!(ended.code, Some(0 | 3)), "restore: {ended}");
-    let missed = Image::of_file(restored)?.difference(&Image::of(&bench.data)?);
-    fs::remove_file(restored)?;
-    println!(
-        "{}",
-        json!({
-            "missed": missed.total(),
-            "first": missed.iter().take(4).map(|e| e.offset).collect::<Vec<_>>(),
-            "kind": point["kind"], "suspect": point["suspect"], "read": read, "tracking": how, "said": words,
-            "tracked_ms": tracked.as_millis() as u64, "all_ms": began.elapsed().as_millis() as u64,
-        })
-    );
-    Ok(())
-}
-
-/// Writers of several habits, and backups meanwhile, until the power goes.
-pub fn write(seed: u64) -> Result<()> {
-    let bench = Bench::here()?;
-    let mut random = Random::new(seed);
-    println!("{}", json!({ "writing": true }));
-    for habit in 0..3 {
-        let (device, mut random) = (bench.data.clone(), random.fork());
-        std::thread::spawn(move || -> Result<()> {
-            loop {
-                match habit {
-                    0 => drop(churn(&device, &mut random, 20)?),
-                    1 => hot(&device, &mut random)?,
-                    _ => sequential(&device, &mut random)?,
-                }
-            }
-        });
+    let mounted = began.elapsed().as_millis() as u64;
+    let resumed = bench.home.run(["resume", "--json"])?;
+    ensure!(matches!(resumed.code, Some(0 | 3)), "resume: {resumed}");
+    let rows: Value = serde_json::from_str(&resumed.out).context("read what resume printed")?;
+    println!("{}", json!({ "mounted_ms": mounted, "resumed_ms": began.elapsed().as_millis() as u64 }));
+    for (serial, granularity) in DISKS {
+        bench.back_up(serial, granularity, &rows)?;
     }
-    loop {
-        std::thread::sleep(std::time::Duration::from_millis(random.below(300)));
-        let device = bench.data.display().to_string();
-        let ended = bench.home.run(["backup", &device, "--repo", &bench.repo, "--json"])?;
-        ensure!(matches!(ended.code, Some(0 | 3)), "backup under writers: {ended}");
-        println!("{}", json!({ "backup": ended.code }));
+    if prune {
+        bench.home.ok(["prune", "--repo", &bench.repo, "--keep-last", "2", "--grace", "1s"])?;
     }
-}
-
-/// A few places, again and again, as a database's log.
-fn hot(device: &Path, random: &mut Random) -> Result<()> {
-    let file = open_with(device, O_DIRECT)?;
-    for _ in 0..50 {
-        file.write_all_at(&Aligned::random(4096, random), random.below(16) << 12)?;
-    }
-    Ok(())
-}
-
-/// A long run from anywhere.
-fn sequential(device: &Path, random: &mut Random) -> Result<()> {
-    let file = open_with(device, O_DIRECT)?;
-    let from = random.below(crate::device::size_of(device)? / (2 << 20)) * (1 << 20);
-    for step in 0..8 {
-        file.write_all_at(&Aligned::random(64 << 10, random), from + (step << 16))?;
-    }
+    bench.unmount()?;
+    println!("{}", json!({ "all_ms": began.elapsed().as_millis() as u64 }));
     Ok(())
 }
 
 impl Bench {
     /// After a start: the system's disk, and the folder that outlives us in its place.
-    fn mount() -> Result<Self> {
+    pub fn mount() -> Result<Self> {
         module("ext4");
         fs::create_dir_all(SYSTEM)?;
         sh(&format!("mount -t ext4 {} {SYSTEM}", disk("system")?.display()))?;
@@ -126,25 +116,52 @@ impl Bench {
         Self::here()
     }
 
-    fn here() -> Result<Self> {
-        Ok(Self { home: Home::at(Path::new(HOME))?, data: disk("data")?, repo: format!("{SYSTEM}/repo") })
+    /// As [`mount`](Self::mount) left it.
+    pub fn here() -> Result<Self> {
+        Ok(Self { home: Home::at(Path::new(HOME))?, repo: format!("{SYSTEM}/repo") })
     }
 
-    /// Tracking back as the product brings it back, else anew; how, and what it said.
-    fn back(&self) -> Result<(&'static str, String)> {
-        let resumed = self.home.run(["resume", "--json"])?;
-        let said = format!("{} {}", resumed.out.trim(), resumed.err.trim());
-        if matches!(resumed.code, Some(0 | 3)) && self.is_tracked()? {
-            return Ok(("resumed", said));
+    /// The end of a clean stop.
+    pub fn unmount(&self) -> Result<()> {
+        sh(&format!("umount {HOME}/lib && umount {SYSTEM}")).map(drop)
+    }
+
+    fn track(&self, device: &Path, granularity: u64) -> Result<()> {
+        let granularity = format!("{}KiB", granularity >> 10);
+        let words = ["track".as_ref(), "--granularity".as_ref(), granularity.as_ref(), device.as_os_str()];
+        self.home.ok(words).map(drop)
+    }
+
+    /// A backup; what it printed.
+    pub fn backup(&self, device: &Path) -> Result<Value> {
+        let device = device.display().to_string();
+        let ended = self.home.run(["backup", &device, "--repo", &self.repo, "--json"])?;
+        ensure!(matches!(ended.code, Some(0 | 3)), "backup: {ended}");
+        serde_json::from_str(&ended.out).context("read what backup printed")
+    }
+
+    fn back_up(&self, serial: &str, granularity: u64, rows: &Value) -> Result<()> {
+        let began = Instant::now();
+        let device = disk(serial)?;
+        let name = device.display().to_string();
+        let row = rows.as_array().into_iter().flatten().find(|row| row["device"] == name.as_str());
+        if row.is_none_or(|row| row["outcome"] == "waiting") {
+            self.track(&device, granularity)?;
         }
-        let tracked: Ended = self.home.run(["track".as_ref(), self.data.as_os_str()])?;
-        tracked.expect(0, "track")?;
-        Ok(("anew", said))
-    }
-
-    fn is_tracked(&self) -> Result<bool> {
-        let status = self.home.json(["status"])?;
-        let device = self.data.display().to_string();
-        Ok(status.as_array().into_iter().flatten().any(|row| row["device"] == device.as_str()))
+        let point = self.backup(&device)?;
+        let passes = point["passes"].as_array().into_iter().flatten();
+        println!(
+            "{}",
+            json!({
+                "disk": serial,
+                "point": point["point"],
+                "outcome": row.map_or(&json!("none"), |row| &row["outcome"]),
+                "reasons": row.map(|row| &row["reasons"]),
+                "kind": point["kind"], "suspect": point["suspect"],
+                "read": passes.filter_map(|pass| pass["bytes"].as_u64()).sum::<u64>(),
+                "ms": began.elapsed().as_millis() as u64,
+            })
+        );
+        Ok(())
     }
 }

@@ -16,9 +16,12 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+/// Where the case with all programs keeps pins and state.
+pub const COPIES_HOME: &str = "/run/blkdelta-guest-programs";
+
 /// Loads every program the object has, with all copies, and looks at what is attached.
 pub fn every_program(trial: &mut Trial) -> Result<()> {
-    let home = crate::product::Home::at(Path::new("/run/blkdelta-guest-programs"))?;
+    let home = crate::product::Home::at(Path::new(COPIES_HOME))?;
     let request_based = disk("a")?;
     let zram = zram_of(trial, 16 << 20)?;
     for device in [&request_based, &zram] {
@@ -141,7 +144,7 @@ pub fn polled(trial: &mut Trial) -> Result<()> {
         let device = open_with(&path, O_DIRECT)?;
         for round in 0..8 {
             let data = Aligned::random(1 << 20, random);
-            write_uring(&device, (round * 20) << 20, &data, 8 << 10, Completions::Polled)?;
+            write_uring(&device, (round * 16) << 20, &data, 8 << 10, Completions::Polled)?;
         }
         Ok(Outcome::Done)
     })
@@ -199,12 +202,18 @@ pub fn pmem(trial: &mut Trial) -> Result<()> {
 }
 
 /// A kernel that keeps root from changing it, as under Secure Boot: do the programs load, is everything seen?
-pub fn under_lockdown(trial: &mut Trial) -> Result<()> {
+pub fn under_lockdown(trial: &mut Trial, wanted: &str) -> Result<()> {
     let mode = fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
-    if !mode.contains("[integrity]") {
+    if !mode.contains(&format!("[{wanted}]")) {
         trial.absent(format!("lockdown is {:?}", mode.trim()));
         return Ok(());
     }
     let path = disk("a")?;
     trial.all_ways(&path, &path)
+}
+
+/// docs/PRIVILEGES.md, row by row, on this kernel.
+pub fn privileges(_: &mut Trial) -> Result<()> {
+    module("ext4");
+    crate::privileges::every_row("guest: privileges")
 }

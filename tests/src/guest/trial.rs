@@ -2,7 +2,7 @@
 
 use crate::host::{run, say};
 use crate::image::Image;
-use crate::oracle::judge;
+use crate::oracle::{Verdict, judge};
 use crate::product::Home;
 use crate::random::Random;
 use crate::tracked::Tracked;
@@ -55,6 +55,14 @@ pub fn keep_programs() -> Result<()> {
         home.ok(["track".as_ref(), device.as_os_str()])?;
     }
     Ok(())
+}
+
+/// What the kernel has counted as written to a device, and discarded; `None` while something is on its way.
+fn written(device: &Path) -> Result<Option<(u64, u64)>> {
+    let path = Path::new("/sys/class/block").join(super::make::name(device)?).join("inflight");
+    let flying = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    let counts = device::kernel_counts(device)?;
+    Ok((flying.split_whitespace().nth(1) == Some("0")).then_some(counts))
 }
 
 /// A case under way.
@@ -188,7 +196,12 @@ impl Trial {
         Ok(())
     }
 
-    /// Works between two images; the second one.
+    /// Works between two images; an image for the next works.
+    ///
+    /// The list must hold what changed from the first image, taken after the last cut, to the second, taken before this
+    /// one. A device that is written without our doing (metadata of a thin pool, a journal) changes around the cut as
+    /// well: then the next works begin with an image of their own, and what changed from the second one to that must
+    /// stand in this list or in the one that runs.
     pub fn judged(
         &mut self,
         sight: &mut Tracked,
@@ -196,20 +209,35 @@ impl Trial {
         work: impl FnOnce(&mut Self) -> Result<()>,
     ) -> Result<Image> {
         work(self)?;
-        let after = Image::of(sight.device())?;
+        let device = sight.device().to_path_buf();
+        rustix::fs::fsync(&std::fs::File::open(&device)?).context("write back the page cache")?;
+        let written = written(&device)?;
+        let after = Image::of(&device)?;
         let cut = sight.cut()?;
-        let verdict = judge(&before, &after, &cut.extents);
-        say(&format!("  {verdict}, {:.1} s", self.began.elapsed().as_secs_f64()));
-        self.changed += verdict.changed.total();
-        self.listed += verdict.listed;
-        if let Err(error) = verdict.ensure_complete("judged") {
-            // a list that is called suspect may lack something: that is what the word is for
-            let list = if cut.suspect.is_empty() { &mut self.missed } else { &mut self.notes };
-            list.push(format!("{error:#}"));
-        }
+        let trusted = cut.suspect.is_empty();
+        self.verdict("judged", &judge(&before, &after, &cut.extents), trusted);
+        let next = match written.is_some() && written == self::written(&device)? {
+            true => after,
+            false => {
+                let next = Image::of(&device)?;
+                self.verdict("around the cut", &judge(&after, &next, &sight.peek()?), trusted);
+                next
+            }
+        };
         self.suspect.extend(cut.suspect);
         sight.retire(cut.epoch)?;
-        Ok(after)
+        Ok(next)
+    }
+
+    fn verdict(&mut self, what: &str, verdict: &Verdict, trusted: bool) {
+        say(&format!("  {what}: {verdict}, {:.1} s", self.began.elapsed().as_secs_f64()));
+        self.changed += verdict.changed.total();
+        self.listed += verdict.listed;
+        if let Err(error) = verdict.ensure_complete(what) {
+            // a list that is called suspect may lack something: that is what the word is for
+            let list = if trusted { &mut self.missed } else { &mut self.notes };
+            list.push(format!("{error:#}"));
+        }
     }
 
     /// Undoes the devices; an error if something stays.
@@ -230,12 +258,22 @@ impl Trial {
         Ok(())
     }
 
+    /// The host keeps what a case says: of a program that did not load, why.
+    fn show_verifier_log(&self) {
+        for home in [self.home.path(), Path::new(super::special::COPIES_HOME)] {
+            if let Ok(log) = std::fs::read_to_string(home.join("state/verifier.log")) {
+                say(&format!("verifier.log:\n{log}"));
+            }
+        }
+    }
+
     /// What came of it, for the host.
     pub fn end(mut self, ran: Result<()>) -> Value {
         let tidied = self.tidy_up();
         let failures: Vec<String> =
             ran.err().into_iter().chain(tidied.err()).map(|e| format!("{e:#}")).collect();
         let failures = [failures, std::mem::take(&mut self.missed)].concat();
+        self.show_verifier_log();
         self.suspect.sort();
         self.suspect.dedup();
         let fate = match (&self.absent, &self.refused, self.suspect.is_empty()) {

@@ -42,8 +42,9 @@ pub fn run(program: &Path, rounds: usize) -> Result<Findings> {
 struct Bed<'a> {
     product: Product,
     scratch: &'a Scratch,
-    device: Loop,
     file: File,
+    _mounted: Mount,
+    device: Loop,
     random: RefCell<Random>,
     boots: Cell<u32>,
     /// Bytes read of the device and stored, by the last backup.
@@ -104,7 +105,7 @@ fn after_a_crash(program: &Path, scratch: &Scratch, rounds: usize) -> Result<Str
     let product = Product::new(program.to_owned(), scratch)?;
     product.run(&["track", utf8(device.path())?])?;
     let (random, boots, last) = (RefCell::new(Random::new(5)), Cell::new(0), Cell::new((0, 0)));
-    let bed = Bed { product, scratch, device, file, random, boots, last };
+    let bed = Bed { product, scratch, file, _mounted: mounted, device, random, boots, last };
     bed.backup(&["--full"])?;
     let (crash, change) = (Cell::new((0, 0)), Cell::new((0, 0)));
     let rows = measure(
@@ -128,7 +129,6 @@ fn after_a_crash(program: &Path, scratch: &Scratch, rounds: usize) -> Result<Str
     )?;
     let full = bed.last.get();
     quiet(&mut bed.product.command(&["untrack", utf8(bed.device.path())?]))?;
-    drop(mounted);
     let mib = |(read, _): (u64, u64)| read >> 20;
     Ok(format!(
         "ext4 of {} GiB with {} GiB of files on a disk, mounted; {} MiB of them rewritten before each. Read of the \

@@ -5,6 +5,7 @@
 //! and the README.
 
 mod bed;
+mod chains;
 mod crash;
 mod document;
 mod full;
@@ -29,7 +30,7 @@ struct Benchmark {
     run: fn(&Path, usize) -> Result<Findings>,
 }
 
-const BENCHMARKS: [Benchmark; 4] = [
+const BENCHMARKS: [Benchmark; 5] = [
     Benchmark {
         name: "track",
         about: "the price of tracking: time in the programs, rates and latencies, memory, cuts, other ways",
@@ -42,6 +43,11 @@ const BENCHMARKS: [Benchmark; 4] = [
         run: incremental::run,
     },
     Benchmark { name: "restore", about: "a restore against qemu-img convert back to raw", run: restore::run },
+    Benchmark {
+        name: "repo",
+        about: "chains of 1 to 1,000 points, and indexes of devices of up to 10 TiB",
+        run: chains::run,
+    },
 ];
 
 /// Measured for docs/SAFETY.md: no part of the price page.
@@ -83,6 +89,9 @@ pub fn bench(ws: &Workspace, name: Option<&str>, rounds: usize, keep: Keep, note
     let program = build(ws)?;
     if chosen.iter().any(|benchmark| benchmark.name == "track") {
         track::build_meter(ws)?;
+    }
+    if chosen.iter().any(|benchmark| benchmark.name == "repo") {
+        chains::build_archive(ws)?;
     }
     process::listen()?;
     for benchmark in chosen {

@@ -89,10 +89,15 @@ impl Apt {
 
     /// Unpacks everything that was fetched into `folder`; nothing is installed.
     pub fn unpack(&self, folder: &Path) -> Result<()> {
+        self.each_package(|package| quiet(Command::new("dpkg").arg("-x").arg(package).arg(folder)).map(drop))
+    }
+
+    /// Does something with every package that was fetched.
+    pub fn each_package(&self, act: impl Fn(&Path) -> Result<()>) -> Result<()> {
         let mut count = 0;
         for place in ["packages", "cache/archives"] {
             for package in files(&self.work.join(place), "deb")? {
-                quiet(Command::new("dpkg").arg("-x").arg(&package).arg(folder))?;
+                act(&package)?;
                 count += 1;
             }
         }

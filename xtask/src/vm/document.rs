@@ -9,23 +9,52 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Keeps a kernel's results, with the date.
+/// Keeps a kernel's results, with the date. Cases that an earlier run of the same kernel and programs has, and this one
+/// not, stay.
 pub fn keep(ws: &Workspace, kernel: &str, round: &Round) -> Result<()> {
-    let cases = round.cases.iter().map(
-        |case| json!({ "name": case.name, "fate": case.fate(), "why": case.why(), "report": case.report }),
-    );
-    let kept = json!({
-        "date": text(Command::new("date").args(["-u", "+%Y-%m-%d %H:%M"]))?.trim(),
-        "version": round.version,
-        "cases": cases.collect::<Vec<_>>(),
-    });
     let path = result(ws, kernel);
+    let object = object(ws)?;
+    let earlier = fs::read(&path).ok().and_then(|kept| serde_json::from_slice::<Value>(&kept).ok());
+    let same = |kept: &Value| kept["version"] == round.version.as_str() && kept["object"] == object.as_str();
+    let mut all: Vec<Value> =
+        earlier.filter(same).and_then(|kept| kept["cases"].as_array().cloned()).unwrap_or_default();
+    for case in &round.cases {
+        let new = json!({
+            "name": case.name, "place": case.place, "fate": case.fate(), "why": case.why(), "report": case.report,
+        });
+        match all.iter_mut().find(|old| old["name"] == case.name.as_str()) {
+            Some(old) => *old = new,
+            None => all.push(new),
+        }
+    }
+    all.sort_by_key(|case| case["place"].as_u64());
+    let kept = json!({ "date": today()?, "version": round.version, "object": object, "cases": all });
+    keep_as(&path, &kept)
+}
+
+/// Which kernel side it was.
+fn object(ws: &Workspace) -> Result<String> {
+    let sum = text(Command::new("sha256sum").arg(ws.ebpf_object())).context("name the kernel side")?;
+    Ok(sum.chars().take(12).collect())
+}
+
+/// Keeps what was seen under systemd, with the date.
+pub fn keep_systemd(ws: &Workspace, kernel: &str, version: &str, seen: &[String]) -> Result<()> {
+    let kept = json!({ "date": today()?, "version": version, "seen": seen });
+    keep_as(&result(ws, &format!("{kernel}-systemd")), &kept)
+}
+
+fn today() -> Result<String> {
+    Ok(text(Command::new("date").args(["-u", "+%Y-%m-%d %H:%M"]))?.trim().to_owned())
+}
+
+fn keep_as(path: &Path, kept: &Value) -> Result<()> {
     fs::create_dir_all(path.parent().context("folder of the results")?)
         .context("make the results' folder")?;
-    write_file(&path, kept.to_string().as_bytes())
+    write_file(path, kept.to_string().as_bytes())
 }
 
 fn result(ws: &Workspace, kernel: &str) -> PathBuf {
@@ -65,22 +94,26 @@ pub fn write(ws: &Workspace) -> Result<()> {
     about(&mut page, &rounds)?;
     table(&mut page, &rounds)?;
     reasons(&mut page, &rounds)?;
+    under_systemd(ws, &mut page)?;
     write_file(&document(ws), page.as_bytes())
 }
 
 fn about(page: &mut String, rounds: &[(&str, Value)]) -> Result<()> {
-    page.push_str("\n| kernel | version | Debian suite | run (UTC) | programs loaded, verified and attached | lockdown=integrity |\n");
-    page.push_str("|---|---|---|---|---|---|\n");
+    page.push_str("\n| kernel | version | Debian suite | run (UTC) | programs loaded, verified and attached | lockdown=integrity | lockdown=confidentiality |\n");
+    page.push_str("|---|---|---|---|---|---|---|\n");
     for (name, kept) in rounds {
         let suite = KERNELS.iter().find(|kernel| kernel.name == *name).map_or("", |kernel| kernel.suite);
         let word = |key: &str| kept[key].as_str().unwrap_or("-").to_owned();
         let programs = cases(kept).find_map(|case| case["report"]["programs"].as_u64());
         let programs = programs.map_or("none".to_owned(), |count| format!("{count} of {count}"));
-        let locked = cases(kept).find(|case| case["name"] == "lockdown=integrity");
-        let locked = locked.map_or("-".to_owned(), said);
+        let locked = |mode: &str| {
+            let name = format!("lockdown={mode}");
+            cases(kept).find(|case| case["name"] == name.as_str()).map_or("-".to_owned(), said)
+        };
+        let (integrity, confidentiality) = (locked("integrity"), locked("confidentiality"));
         writeln!(
             page,
-            "| {name} | {} | {suite} | {} | {programs} | {locked} |",
+            "| {name} | {} | {suite} | {} | {programs} | {integrity} | {confidentiality} |",
             word("version"),
             word("date")
         )?;
@@ -136,6 +169,24 @@ fn reasons(page: &mut String, rounds: &[(&str, Value)]) -> Result<()> {
     page.push_str("\n## Why not whole\n\n");
     for (line, kernels) in all {
         writeln!(page, "- {line} ({})", kernels.join(", "))?;
+    }
+    Ok(())
+}
+
+/// What `cargo xtask vm --systemd` saw, where it was run.
+fn under_systemd(ws: &Workspace, page: &mut String) -> Result<()> {
+    page.push_str(
+        "\n## Under systemd\n\nWritten from `cargo xtask vm --systemd`: a small Debian 12 with the shipped units, a \
+         data disk in fstab, the root disk tracked too. Each sentence is a check that ended the run had it not been true.\n",
+    );
+    for kernel in KERNELS {
+        let Ok(kept) = fs::read(result(ws, &format!("{}-systemd", kernel.name))) else { continue };
+        let kept: Value = serde_json::from_slice(&kept).context("read what was seen under systemd")?;
+        let word = |key: &str| kept[key].as_str().unwrap_or("-").to_owned();
+        writeln!(page, "\nKernel {}, {}:\n", word("version"), word("date"))?;
+        for line in kept["seen"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            writeln!(page, "- {line}")?;
+        }
     }
     Ok(())
 }

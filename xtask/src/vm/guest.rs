@@ -10,7 +10,8 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::PathBuf;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -52,21 +53,46 @@ impl Ended {
 impl Guest {
     /// Power on; waits for the guest's first word.
     pub fn boot(machine: &Machine) -> Result<Self> {
-        fs::create_dir_all(&machine.folder).context("make the guest's folder")?;
-        let mut command = under_our_death(&machine.qemu()?)?;
-        let errors = File::create(machine.folder.join("qemu.log")).context("create qemu.log")?;
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors);
         let began = Instant::now();
-        let mut child = command.spawn().context("start qemu")?;
-        let (to, out) =
-            (child.stdin.take().context("qemu's input")?, child.stdout.take().context("qemu's output")?);
-        let folder = machine.folder.clone();
-        let mut guest =
-            Self { child, to, from: messages(out), folder, kernel: String::new(), booted_in: Duration::ZERO };
+        let mut guest = Self::start_machine(machine)?;
         let ready = guest.next(Instant::now() + BOOT).context("boot a guest")?;
         guest.kernel = ready["ready"].as_str().with_context(|| format!("first word {ready}"))?.to_owned();
         guest.booted_in = began.elapsed();
         Ok(guest)
+    }
+
+    /// Goes on from the memory of a machine that ran before: it says nothing, it waits for a command.
+    pub fn wake(machine: &Machine) -> Result<Self> {
+        Self::start_machine(machine)
+    }
+
+    fn start_machine(machine: &Machine) -> Result<Self> {
+        fs::create_dir_all(&machine.folder).context("make the guest's folder")?;
+        let mut command = under_our_death(&machine.qemu()?)?;
+        let errors = File::create(machine.folder.join("qemu.log")).context("create qemu.log")?;
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors);
+        let mut child = command.spawn().context("start qemu")?;
+        let (to, out) =
+            (child.stdin.take().context("qemu's input")?, child.stdout.take().context("qemu's output")?);
+        let folder = machine.folder.clone();
+        let (kernel, booted_in) = (String::new(), Duration::ZERO);
+        Ok(Self { child, to, from: messages(out), folder, kernel, booted_in })
+    }
+
+    /// Writes its memory and the state of its devices to a file, by the monitor at `monitor`; it ends with that.
+    pub fn keep_memory(self, monitor: &Path, to: &Path) -> Result<()> {
+        let mut line = UnixStream::connect(monitor).context("reach the monitor")?;
+        line.set_read_timeout(Some(BOOT)).context("limit the wait for the monitor")?;
+        // the prompt comes back when the command is done
+        let orders = format!("migrate \"exec:cat > {}\"\nquit\n", to.display());
+        line.write_all(orders.as_bytes()).context("write to the monitor")?;
+        let mut said = String::new();
+        // it ends with the machine
+        let _ = line.read_to_string(&mut said);
+        self.gone(GRACE)?;
+        let kept = fs::metadata(to).with_context(|| format!("the monitor kept nothing: {said}"))?;
+        ensure!(kept.len() > 1 << 20, "the monitor kept {} bytes: {said}", kept.len());
+        Ok(())
     }
 
     /// Runs a command to its end; `see` gets every line as it comes.
@@ -94,6 +120,22 @@ impl Guest {
         Ok(Instant::now() + limit + GRACE)
     }
 
+    /// Waits until the command that was started says a line with this key.
+    pub fn until(&mut self, key: &str, limit: Duration) -> Result<()> {
+        let end = Instant::now() + limit;
+        let mut last = String::new();
+        loop {
+            let message = self.next(end)?;
+            let Some(line) = message["out"].as_str() else {
+                bail!("it ended before {key}: {message} {last}")
+            };
+            if serde_json::from_str::<Value>(line).is_ok_and(|value| value.get(key).is_some()) {
+                return Ok(());
+            }
+            last = line.to_owned();
+        }
+    }
+
     /// What the guest says next.
     fn next(&mut self, end: Instant) -> Result<Value> {
         loop {
@@ -105,6 +147,17 @@ impl Guest {
                 Err(RecvTimeoutError::Disconnected) => bail!("the guest is gone\n{}", self.last_words()),
             }
         }
+    }
+
+    /// Waits until it has switched itself off.
+    pub fn gone(mut self, limit: Duration) -> Result<()> {
+        let end = Instant::now() + limit;
+        while self.child.try_wait().context("wait for the guest")?.is_none() {
+            go_on()?;
+            ensure!(Instant::now() < end, "the guest does not end\n{}", self.last_words());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
     }
 
     /// The end of the console and of qemu's own messages.

@@ -64,6 +64,17 @@ impl Disk {
     }
 }
 
+/// What a machine does with the memory of one that ran before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Past {
+    /// It has none: it boots.
+    None,
+    /// It boots, and has a monitor at this path, by which its memory can be kept.
+    Kept(PathBuf),
+    /// It goes on from the memory in this file.
+    From(PathBuf),
+}
+
 /// A machine to be booted.
 #[derive(Clone, Debug)]
 pub struct Machine {
@@ -73,10 +84,14 @@ pub struct Machine {
     pub initramfs: PathBuf,
     /// MiB of memory.
     pub memory: u32,
+    /// Processors.
+    pub processors: u32,
     /// Words for the kernel.
     pub arguments: String,
     /// Its disks.
     pub disks: Vec<Disk>,
+    /// The memory it begins with.
+    pub past: Past,
     /// Where its console goes.
     pub folder: PathBuf,
 }
@@ -87,12 +102,15 @@ impl Machine {
         let program = which("qemu-system-x86_64").context("there is no qemu-system-x86_64")?;
         let path = |path: &Path| path.display().to_string();
         let console = format!("file:{}", path(&self.folder.join("console")));
-        let arguments =
-            format!("console=ttyS0 panic=-1 quiet mitigations=off rdinit=/init {}", self.arguments);
-        let memory = self.memory.to_string();
+        // no_timer_check: on a busy machine an emulated timer is late, and the kernel would take it for broken
+        let arguments = format!(
+            "console=ttyS0 panic=-1 quiet mitigations=off no_timer_check rdinit=/init {}",
+            self.arguments
+        );
+        let (memory, processors) = (self.memory.to_string(), self.processors.to_string());
         let (image, initramfs) = (path(&self.image), path(&self.initramfs));
         let fixed = [
-            &["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", &memory][..],
+            &["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", &processors, "-m", &memory][..],
             &["-display", "none", "-nodefaults", "-no-reboot", "-kernel", &image, "-initrd", &initramfs],
             &["-append", &arguments, "-serial", &console, "-device", "virtio-serial-pci"],
             &["-chardev", "stdio,id=wire,signal=off", "-device", "virtserialport,chardev=wire,name=blkdelta"],
@@ -100,6 +118,13 @@ impl Machine {
         ];
         let mut words = vec![path(&program)];
         words.extend(fixed.concat().into_iter().map(str::to_owned));
+        words.extend(match &self.past {
+            Past::None => Vec::new(),
+            Past::Kept(monitor) => {
+                vec!["-monitor".into(), format!("unix:{},server=on,wait=off", path(monitor))]
+            }
+            Past::From(memory) => vec!["-incoming".into(), format!("exec:cat {}", path(memory))],
+        });
         words.extend(self.disks.iter().enumerate().flat_map(|(number, disk)| disk.words(number)));
         Ok(words)
     }

@@ -8,6 +8,7 @@ mod cpio;
 mod document;
 mod fetch;
 mod guest;
+mod image;
 mod initramfs;
 mod kernels;
 mod machine;
@@ -15,6 +16,9 @@ mod modules;
 mod power;
 mod programs;
 mod round;
+mod system;
+mod systemd;
+mod tally;
 mod userland;
 
 pub use document::check;
@@ -25,18 +29,21 @@ use crate::setup::apt::Apt;
 use crate::setup::packages;
 use crate::workspace::Workspace;
 use anyhow::{Result, bail};
+use initramfs::Extent;
 use kernels::Kernel;
 
 /// What the command line asks for.
 pub struct Wish<'a> {
     /// Names of kernels; none: all.
     pub kernels: &'a [String],
-    /// Only cases whose name contains this.
-    pub only: Option<&'a str>,
+    /// Only cases whose name contains one of these; none: all.
+    pub only: &'a [String],
     /// Put the results into docs/KERNELS.md.
     pub write: bool,
     /// Not the cases, but so many power cuts.
     pub power_cuts: Option<usize>,
+    /// Not the cases, but the shipped units in a Debian with systemd.
+    pub systemd: bool,
     /// Of the power cuts; none: from the clock.
     pub seed: Option<u64>,
 }
@@ -53,7 +60,7 @@ pub fn impossible() -> Option<String> {
 
 /// Every case on every kernel.
 pub fn all(ws: &Workspace) -> Result<()> {
-    vm(ws, &Wish { kernels: &[], only: None, write: false, power_cuts: None, seed: None })
+    vm(ws, &Wish { kernels: &[], only: &[], write: false, power_cuts: None, systemd: false, seed: None })
 }
 
 /// Runs the cases; an error if one failed or came out otherwise than the table expects.
@@ -94,18 +101,33 @@ fn one_kernel(
     wish: &Wish,
 ) -> Result<Vec<String>> {
     let files = fetch::kernel(ws, kernel, tools)?;
-    let bed = round::Bed::new(ws, kernel.name)?;
-    let initramfs = initramfs::make(&files, tools, programs, bed.logs())?;
+    // kinds of runs may go on side by side
+    let seed = wish.seed.unwrap_or_else(clock);
+    let kind = match (wish.power_cuts, wish.systemd) {
+        (Some(_), _) => format!("-power-{seed}"),
+        (_, true) => "-systemd".into(),
+        _ => String::new(),
+    };
+    let bed = round::Bed::new(ws, &format!("{}{kind}", kernel.name))?;
+    if wish.systemd {
+        say(format!("kernel {} ({}), systemd", kernel.name, files.version));
+        let seen = systemd::run(ws, &bed, &files, tools, programs)?;
+        return document::keep_systemd(ws, kernel.name, &files.version, &seen).map(|()| Vec::new());
+    }
+    let extent = if wish.power_cuts.is_some() { Extent::Little } else { Extent::Everything };
+    // what it is put together from is shared
+    let alone = fetch::alone(ws)?;
+    let initramfs = initramfs::make(&files, tools, programs, extent, bed.logs())?;
+    drop(alone);
     say(format!("kernel {} ({})", kernel.name, files.version));
     if let Some(cuts) = wish.power_cuts {
-        let seed = wish.seed.unwrap_or_else(clock);
-        return power::run(&bed, &files, &initramfs, cuts, seed).map(|()| Vec::new());
+        let means =
+            power::Means { bed: &bed, image: image::plain(&files), initramfs, blkdelta: &programs.blkdelta };
+        return power::run(means, &files, cuts, seed).map(|()| Vec::new());
     }
-    let found = round::run(&bed, &files, &initramfs, wish.only)?;
+    let keep = |round: &round::Round| document::keep(ws, kernel.name, round);
+    let found = round::run(&bed, &files, &initramfs, wish.only, keep)?;
     found.print(kernel.name);
-    if wish.only.is_none() {
-        document::keep(ws, kernel.name, &found)?;
-    }
     Ok(found.failures(kernel.name))
 }
 

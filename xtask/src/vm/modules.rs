@@ -1,6 +1,7 @@
 //! The kernel modules a guest needs, with those they need, unpacked into a folder of their own.
 
 use super::fetch::{KernelFiles, kmod};
+use super::initramfs::Extent;
 use crate::command::{quiet, say, text};
 use crate::workspace::{fresh_dir, write_file};
 use anyhow::{Context, Result, bail};
@@ -68,19 +69,36 @@ const WANTED: &[&str] = &[
     "blake2b_generic",
 ];
 
-/// A folder with `lib/modules/VERSION`; made once for a kernel and this list.
-pub fn stage(kernel: &KernelFiles, tools: &Path) -> Result<PathBuf> {
-    let folder = kernel.root.join("stage");
-    let mark = kernel.root.join("stage.ok");
-    let wanted = WANTED.join(" ");
-    if fs::read_to_string(&mark).is_ok_and(|have| have == wanted) {
+/// Enough for virtual disks with ext4.
+const FEW: &[&str] = &[
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_scsi",
+    "virtio_console",
+    "sd_mod",
+    "loop",
+    "ext4",
+    "crc32c_generic",
+    "crc32c_cryptoapi",
+    "libcrc32c",
+];
+
+/// A folder with `lib/modules/VERSION`; made once for a kernel and a list.
+pub fn stage(kernel: &KernelFiles, tools: &Path, extent: Extent) -> Result<PathBuf> {
+    let wanted = match extent {
+        Extent::Everything => WANTED,
+        Extent::Little => FEW,
+    };
+    let folder = kernel.root.join(format!("modules-{}", extent.word()));
+    let mark = kernel.root.join(format!("modules-{}.ok", extent.word()));
+    if fs::read_to_string(&mark).is_ok_and(|have| have == wanted.join(" ")) {
         return Ok(folder);
     }
     fresh_dir(&folder)?;
     let source =
         kernel.root.join("lib/modules").canonicalize().context("find the modules")?.join(&kernel.version);
     let target = folder.join("lib/modules").join(&kernel.version);
-    let (files, absent) = needed(kernel, tools)?;
+    let (files, absent) = needed(kernel, tools, wanted)?;
     for file in files {
         let file = file.canonicalize().with_context(|| format!("find {}", file.display()))?;
         let inside =
@@ -94,14 +112,18 @@ pub fn stage(kernel: &KernelFiles, tools: &Path) -> Result<PathBuf> {
     }
     quiet(kmod(tools, "depmod")?.arg("-b").arg(&folder).arg(&kernel.version))?;
     say(format!("kernel {} has no modules {}", kernel.version, absent.join(" ")));
-    write_file(&mark, wanted.as_bytes())?;
+    write_file(&mark, wanted.join(" ").as_bytes())?;
     Ok(folder)
 }
 
 /// Files of all wanted modules and what they depend on; names the kernel does not have.
-fn needed(kernel: &KernelFiles, tools: &Path) -> Result<(BTreeSet<PathBuf>, Vec<&'static str>)> {
+fn needed(
+    kernel: &KernelFiles,
+    tools: &Path,
+    wanted: &[&'static str],
+) -> Result<(BTreeSet<PathBuf>, Vec<&'static str>)> {
     let (mut files, mut absent) = (BTreeSet::new(), Vec::new());
-    for name in WANTED {
+    for name in wanted {
         let mut ask = kmod(tools, "modprobe")?;
         ask.args(["-S", &kernel.version, "-d"]).arg(&kernel.root).args(["--show-depends", name]);
         let Ok(lines) = text(&mut ask) else {

@@ -3,7 +3,7 @@
 
 use super::fetch::KernelFiles;
 use super::guest::Guest;
-use super::machine::{Bus, Disk, Machine};
+use super::machine::{Bus, Disk, Machine, Past};
 use crate::command::say;
 use crate::workspace::{Workspace, fresh_dir};
 use anyhow::{Context, Result};
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// A case may take this long, emulated, on a busy machine.
-const LIMIT: Duration = Duration::from_secs(600);
+const LIMIT: Duration = Duration::from_secs(1800);
 
 const MIB: u64 = 1 << 20;
 
@@ -98,6 +98,8 @@ fn sweep(memory: &Path) {
 pub struct Found {
     /// Its name.
     pub name: String,
+    /// Which one it is in the guest's table.
+    pub place: usize,
     /// What the guest's table expects.
     pub expect: String,
     /// What the guest says came of it.
@@ -168,18 +170,25 @@ impl Round {
     }
 }
 
-/// Runs the cases whose name contains `only`, a boot for each set of kernel arguments that cases ask for.
-pub fn run(bed: &Bed, files: &KernelFiles, initramfs: &Path, only: Option<&str>) -> Result<Round> {
+/// Runs the cases whose name contains one of `only`, a boot for each set of kernel arguments that cases ask for; `keep`
+/// gets what is known after every case, so that a run that is interrupted was not for nothing.
+pub fn run(
+    bed: &Bed,
+    files: &KernelFiles,
+    initramfs: &Path,
+    only: &[String],
+    keep: impl Fn(&Round) -> Result<()>,
+) -> Result<Round> {
     let mut machine = machine(bed, files, initramfs)?;
     let mut guest = power_on(&machine)?;
     let mut round = Round { version: guest.kernel.clone(), booted_in: guest.booted_in, cases: Vec::new() };
     let list = guest.run(&["/init", "list"], LIMIT, |_| {})?.success("list the cases")?;
     let mut booted = String::new();
-    for line in list {
+    for (place, line) in list.into_iter().enumerate() {
         let case: Value = serde_json::from_str(&line).with_context(|| format!("read {line:?}"))?;
         let word = |key: &str| case[key].as_str().unwrap_or_default().to_owned();
         let (name, expect, boot) = (word("name"), word("expect"), word("boot"));
-        if only.is_some_and(|only| !name.contains(only)) {
+        if !only.is_empty() && !only.iter().any(|only| name.contains(only.as_str())) {
             continue;
         }
         if boot != booted {
@@ -190,7 +199,7 @@ pub fn run(bed: &Bed, files: &KernelFiles, initramfs: &Path, only: Option<&str>)
         }
         let began = Instant::now();
         let (report, sound) = one_case(&mut guest, &name, bed)?;
-        let found = Found { name, expect, report, took: began.elapsed() };
+        let found = Found { name, place, expect, report, took: began.elapsed() };
         say(format!(
             "{:40} {:8} {:5.1} s {}",
             found.name,
@@ -199,6 +208,7 @@ pub fn run(bed: &Bed, files: &KernelFiles, initramfs: &Path, only: Option<&str>)
             short(&found)
         ));
         round.cases.push(found);
+        keep(&round)?;
         if !sound {
             guest.kill()?;
             guest = power_on(&machine)?;
@@ -265,6 +275,8 @@ fn machine(bed: &Bed, files: &KernelFiles, initramfs: &Path) -> Result<Machine> 
         image: files.image.clone(),
         initramfs: initramfs.into(),
         memory: 1536,
+        processors: 2,
+        past: Past::None,
         arguments: ARGUMENTS.into(),
         disks,
         folder: bed.logs().join("console"),

@@ -1,6 +1,7 @@
 //! The guest's programs and their libraries, in a folder that looks like its root.
 
 use super::fetch::{libraries, loader};
+use super::initramfs::Extent;
 use crate::command::text;
 use crate::workspace::{fresh_dir, write_file};
 use anyhow::{Context, Result};
@@ -17,6 +18,7 @@ const PROGRAMS: &[&str] = &[
     "lvm",
     "mdadm",
     "pdata_tools",
+    "setpriv",
     "losetup",
     "mount",
     "umount",
@@ -37,6 +39,9 @@ const PROGRAMS: &[&str] = &[
     "sg_write_x",
 ];
 
+/// Enough for disks with ext4.
+const FEW: &[&str] = &["dash", "kmod", "losetup", "mount", "umount", "mkfs.ext4"];
+
 /// Other names of a program, by which it knows what to do.
 const NAMES: &[(&str, &[&str])] = &[
     ("dash", &["sh"]),
@@ -52,7 +57,11 @@ global { use_lvmpolld=0 use_lvmlockd=0 }
 ";
 
 /// Makes the folder.
-pub fn stage(folder: &Path, tools: &Path) -> Result<()> {
+pub fn stage(folder: &Path, tools: &Path, extent: Extent) -> Result<()> {
+    let programs = match extent {
+        Extent::Everything => PROGRAMS,
+        Extent::Little => FEW,
+    };
     fresh_dir(folder)?;
     for inside in
         ["bin", "sbin", "lib64", "lib/x86_64-linux-gnu", "etc/lvm", "dev", "proc", "sys", "run", "tmp"]
@@ -61,7 +70,7 @@ pub fn stage(folder: &Path, tools: &Path) -> Result<()> {
     }
     copy(&find(tools, "busybox")?, &folder.join("bin/busybox"))?;
     copy(&loader(tools)?, &folder.join("lib64/ld-linux-x86-64.so.2"))?;
-    for program in PROGRAMS {
+    for program in programs {
         let file = find(tools, program)?;
         copy(&file, &folder.join("sbin").join(program))?;
         for library in shared(tools, &file)? {
@@ -69,7 +78,7 @@ pub fn stage(folder: &Path, tools: &Path) -> Result<()> {
             copy(&library, &folder.join("lib/x86_64-linux-gnu").join(name))?;
         }
     }
-    for (program, names) in NAMES {
+    for (program, names) in NAMES.iter().filter(|(program, _)| programs.contains(program)) {
         for name in *names {
             symlink(program, folder.join("sbin").join(name)).with_context(|| format!("link {name}"))?;
         }

@@ -107,6 +107,10 @@ impl Ledger for Fake {
         self.base.as_ref()
     }
 
+    fn prepare(&mut self, _cuts: usize) -> Result<()> {
+        Ok(())
+    }
+
     fn cut(&mut self) -> Result<Cut> {
         let cut = {
             let mut marks = self.marks.lock().unwrap();

@@ -49,6 +49,9 @@ impl Ledger for Kept<'_> {
     fn base(&self) -> Option<&Base> {
         self.inner.base()
     }
+    fn prepare(&mut self, cuts: usize) -> Result<()> {
+        self.inner.prepare(cuts)
+    }
     fn cut(&mut self) -> Result<Cut> {
         let cut = self.inner.cut();
         self.keep();

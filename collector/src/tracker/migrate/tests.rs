@@ -118,7 +118,9 @@ fn write_old<T: serde::Serialize>(path: &Path, value: &T) {
 }
 
 fn load(old: &Places) -> Vec<Attached> {
-    let k = kernel::describe(&mut KernelTypes::running().unwrap()).unwrap();
+    let mut types = KernelTypes::running().unwrap();
+    let part0 = types.offset("gendisk", "part0").unwrap();
+    let k = kernel::describe(&mut types).unwrap();
     let mut words = vec![
         k.bio_bdev,
         k.bio_opf,
@@ -129,7 +131,7 @@ fn load(old: &Places) -> Vec<Attached> {
         k.bdev_dev,
         k.bdev_disk,
     ];
-    words.extend([k.bdev_start, k.disk_part0, k.rq_queue, k.rq_flags, k.rq_length, k.rq_sector, k.rq_bio]);
+    words.extend([k.bdev_start, part0, k.rq_queue, k.rq_flags, k.rq_length, k.rq_sector, k.rq_bio]);
     words.extend([k.rq_born, k.queue_disk, k.queue_chunk, k.bio_remapped, k.op_discard, k.op_secure_erase]);
     words.push(k.disk_queue);
     for mask in [k.harmless, k.ranged, k.zoned, k.passthrough] {

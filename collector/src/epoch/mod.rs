@@ -16,6 +16,7 @@ mod carry;
 mod cut;
 mod recover;
 mod resize;
+mod starts;
 
 pub use crate::tracker::Base;
 pub use cut::Cut;
@@ -102,6 +103,14 @@ impl Epochs {
     /// # Errors
     /// If that cannot be recorded; the epochs then stay.
     pub fn retire(&mut self, upto: u64, base: Base) -> Result<()> {
+        self.retire_into(upto, base, false)
+    }
+
+    /// As [`retire`](Self::retire); `full`: the point holds the whole device by itself.
+    ///
+    /// # Errors
+    /// As [`retire`](Self::retire).
+    pub fn retire_into(&mut self, upto: u64, base: Base, full: bool) -> Result<()> {
         if upto >= self.state.epoch {
             let running = self.state.epoch;
             return Err(Error::new(
@@ -110,6 +119,7 @@ impl Epochs {
             ));
         }
         let mut state = self.state.clone();
+        self.carry_starts(&mut state, upto, &base, full)?;
         state.retired = upto;
         state.sealed.retain(|s| s.epoch > upto);
         state.base = Some(base);
@@ -117,9 +127,11 @@ impl Epochs {
         failpoint("epoch.before-retire")?;
         // the base is durable; a reboot between this and the next line compares everything with it
         record::note(&self.places, &self.device, &state)?;
+        failpoint("epoch.before-state")?;
         state.write(&self.places)?;
         self.state = state;
         failpoint("epoch.after-retire")?;
+        self.sweep_lists();
         self.let_go();
         self.unpin_retired()
     }

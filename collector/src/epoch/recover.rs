@@ -9,6 +9,7 @@ impl Epochs {
     /// Finishes or undoes a cut that was cut short, and removes bitmaps that were retired.
     pub(super) fn recover(&mut self) -> Result<()> {
         self.unpin_retired()?;
+        self.sweep_lists();
         let pinned = self.places.epochs(&self.state.key())?;
         let Some(running) = self.find_running(&pinned)? else {
             return self.start_over();

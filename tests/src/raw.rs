@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use io_uring::{IoUring, opcode, types};
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -209,7 +209,7 @@ pub fn die_with_us(command: &mut Command) -> &mut Command {
 /// `bpf(2)` with an attribute block of 64-bit words; a descriptor or 0.
 fn bpf(command: i32, attributes: &mut [u64]) -> io::Result<i32> {
     // SAFETY: the block is live and exclusive for the call and of the length given; pointers inside it are to strings
-    // that the callers keep alive.
+    // and instructions that the callers keep alive.
     let n = unsafe {
         libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), std::mem::size_of_val(attributes))
     };
@@ -239,4 +239,18 @@ pub fn bpf_attach_raw_tracepoint(program: &OwnedFd) -> io::Result<OwnedFd> {
     let fd = bpf(17, &mut [0, program.as_raw_fd() as u64])?;
     // SAFETY: the kernel just gave us this descriptor; nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A raw tracepoint program that only returns (`BPF_PROG_LOAD`), and its link; both go with their descriptors.
+pub fn bpf_empty_program(tracepoint: &CStr) -> io::Result<[OwnedFd; 2]> {
+    const RAW_TRACEPOINT: u64 = 17;
+    // r0 = 0; exit
+    let (instructions, license) = ([0xb7u64, 0x95], c"GPL");
+    let kind = RAW_TRACEPOINT | (instructions.len() as u64) << 32;
+    let program = bpf(5, &mut [kind, instructions.as_ptr() as u64, license.as_ptr() as u64, 0, 0, 0])?;
+    // SAFETY: the kernel just gave us this descriptor; nobody else has it.
+    let program = unsafe { OwnedFd::from_raw_fd(program) };
+    let link = bpf(17, &mut [tracepoint.as_ptr() as u64, program.as_raw_fd() as u64])?;
+    // SAFETY: as above.
+    Ok([program, unsafe { OwnedFd::from_raw_fd(link) }])
 }

@@ -35,6 +35,9 @@ fn m13_the_copier_dies_at_every_step() -> Result<()> {
         "record.",
         "repo.config.",
         "repo.map.",
+        "repo.orphans.",
+        "repo.read.",
+        "repo.superseded.",
         "repo.sweep.",
         "repo.tombstone.",
     ];

@@ -19,6 +19,7 @@ mod progress;
 mod reach;
 mod restoring;
 mod show;
+mod starting;
 mod tracking;
 
 use anyhow::Result;
@@ -54,6 +55,7 @@ fn run(cli: Cli) -> Result<Ending> {
         Verb::Status(args) => tracking::status(&args),
         Verb::Diff(args) => comparing::diff(&args),
         Verb::Backup(args) => making::backup(&args),
+        Verb::KeepSince(args) => starting::keep_since(&args),
         Verb::Watch(args) => making::watch(args),
         Verb::Monitor(args) => monitor::monitor(args),
         Verb::Audit(args) => auditing::audit(&args),
@@ -61,7 +63,7 @@ fn run(cli: Cli) -> Result<Ending> {
         Verb::Check(args) => checking::check(&args),
         Verb::Merge(args) => keeping::merge(&args),
         Verb::Prune(args) => keeping::prune(&args),
-        Verb::Compact(args) => compacting::compact(&args),
+        Verb::Compact(args) => compacting::compact(&args, cli.reach.bandwidth()),
         Verb::Restore(args) => restoring::restore(&args),
         Verb::Cat(args) => exporting::cat(&args),
         Verb::Export(args) => exporting::export(&args),

@@ -1,6 +1,6 @@
 //! The cut: the running epoch ends, the next begins, no write falls between.
 //!
-//! 1. a fresh bitmap is made and pinned;
+//! 1. a fresh bitmap is pinned (it was made before, see `ahead`);
 //! 2. the ending epoch is judged;
 //! 3. the kernel's table gets the new bitmap, and the kernel waits until every program that may still use
 //!    the old one has ended;
@@ -10,11 +10,12 @@
 //! A process killed between 1 and 5 leaves a cut that [`Epochs::open`] finishes or undoes.
 
 use super::Epochs;
+use super::ahead::Mapped;
 use crate::block::{ExtentSet, extents_of_words};
 use crate::error::Result;
-use crate::sys::bpf::{self, Words};
+use crate::sys::bpf::Words;
 use crate::sys::failpoint;
-use crate::tracker::{Reading, Sealed, Verdict, doubt, make_bitmap};
+use crate::tracker::{Reading, Sealed, Verdict, doubt};
 
 /// After a write found no slot: this many cuts in a row must see nothing in flight before its epoch counts
 /// as ended everywhere.
@@ -43,23 +44,22 @@ impl Epochs {
     /// Ends the running epoch, seals it, and tells what was written in it.
     ///
     /// # Errors
-    /// If the kernel has no memory for a new bitmap or the seal cannot be recorded; nothing is lost then.
+    /// If the kernel has no memory for a new bitmap (see [`Self::prepare`]) or the seal cannot be recorded; nothing is lost then.
     pub fn cut(&mut self) -> Result<Cut> {
         self.ensure_size()?;
-        let key = self.state.key();
-        if self.places.epoch(&key, self.state.epoch + 1).exists() {
+        if self.places.epoch(&self.state.key(), self.state.epoch + 1).exists() {
             self.recover()?; // an earlier cut of this process failed half-way
         }
         let (old, new) = (self.state.epoch, self.state.epoch + 1);
-        let map = make_bitmap(&self.places, &key, new, self.word_count())?;
+        let Mapped { map, words } = self.bitmap_for(new)?;
         failpoint("epoch.after-pin")?;
         let reading = self.read()?;
         let verdict = reading.judge(&self.state);
         self.maps.switch_bitmap(self.state.slot, &map)?;
         failpoint("epoch.after-switch")?;
-        let new_words = Words::map(bpf::fd(map.fd()), self.word_count())?;
-        let cut = self.seal(old, &new_words, &reading, &verdict)?;
-        self.fold_sealed()?;
+        let ended = self.ending(old)?;
+        let cut = self.seal(old, [&ended, &words], &reading, &verdict)?;
+        self.began(new, words, ended);
         Ok(cut)
     }
 
@@ -73,11 +73,10 @@ impl Epochs {
     pub(super) fn seal(
         &mut self,
         old: u64,
-        new_words: &Words,
+        [old_words, new_words]: [&Words; 2],
         before: &Reading,
         verdict: &Verdict,
     ) -> Result<Cut> {
-        let old_words = self.words(old)?;
         // first what is on its way, then what was counted: a write that ends in between is counted
         let in_flight = self.disk.writes_in_flight().unwrap_or(u64::MAX);
         let later = self.read()?;
@@ -88,7 +87,7 @@ impl Epochs {
             _ => QUIET_CUTS,
         };
         if after.overflowed > 0 || self.state.carry_all > 0 {
-            self.carry_all(&old_words, new_words);
+            self.carry_all(old_words, new_words);
         }
         let mut suspect = verdict.suspect.clone();
         suspect.extend(after.suspect.iter().filter(|s| !verdict.suspect.contains(s)).cloned());
@@ -116,9 +115,10 @@ impl Epochs {
         Ok(Cut { epoch: old, extents, suspect, quiet, carried })
     }
 
-    /// Folds the oldest sealed bitmaps together while there are many: first the bits, then the state, then the pin.
-    pub(super) fn fold_sealed(&mut self) -> Result<()> {
-        while self.state.sealed.len() > MAX_SEALED {
+    /// Folds the oldest sealed bitmaps together, so that after so many more there are not too many: first the bits,
+    /// then the state, then the pin.
+    pub(super) fn fold_sealed(&mut self, more: usize) -> Result<()> {
+        while self.state.sealed.len() > 1 && self.state.sealed.len() + more > MAX_SEALED {
             let (oldest, next) = (self.state.sealed[0].clone(), self.state.sealed[1].epoch);
             self.carry_all(&self.words(oldest.epoch)?, &self.words(next)?);
             let mut state = self.state.clone();

@@ -11,10 +11,12 @@
 //! when the point that holds its areas is durable. Whatever a killed process left behind is put right by
 //! [`Epochs::open`]: an unfinished cut is finished, a bitmap never put in place is removed.
 
+mod ahead;
 mod carry;
 mod cut;
 mod recover;
 mod resize;
+mod starts;
 
 pub use crate::tracker::Base;
 pub use cut::Cut;
@@ -26,6 +28,7 @@ use crate::sys::failpoint;
 use crate::tracker::{
     DeviceState, Lock, Maps, Places, find_tracked, not_tracked, now_ms, open_bitmap, record, words_of,
 };
+use ahead::Ahead;
 use std::path::Path;
 
 /// The epochs of one device, held by this process alone.
@@ -35,6 +38,7 @@ pub struct Epochs {
     state: DeviceState,
     device: BlockDevice,
     disk: BlockDevice,
+    ahead: Ahead,
     _lock: Lock,
 }
 
@@ -50,8 +54,8 @@ impl Epochs {
         let state = DeviceState::read(places, &state.key())?.ok_or_else(|| not_tracked(path))?;
         state.check_identity(&device)?;
         let disk = device.whole_disk()?;
-        let mut epochs =
-            Self { places: places.clone(), maps: Maps::open(places)?, state, device, disk, _lock: lock };
+        let (places, maps, ahead) = (places.clone(), Maps::open(places)?, Ahead::default());
+        let mut epochs = Self { places, maps, state, device, disk, ahead, _lock: lock };
         epochs.recover()?;
         epochs.adopt_size()?;
         Ok(epochs)
@@ -99,6 +103,14 @@ impl Epochs {
     /// # Errors
     /// If that cannot be recorded; the epochs then stay.
     pub fn retire(&mut self, upto: u64, base: Base) -> Result<()> {
+        self.retire_into(upto, base, false)
+    }
+
+    /// As [`retire`](Self::retire); `full`: the point holds the whole device by itself.
+    ///
+    /// # Errors
+    /// As [`retire`](Self::retire).
+    pub fn retire_into(&mut self, upto: u64, base: Base, full: bool) -> Result<()> {
         if upto >= self.state.epoch {
             let running = self.state.epoch;
             return Err(Error::new(
@@ -107,6 +119,7 @@ impl Epochs {
             ));
         }
         let mut state = self.state.clone();
+        self.carry_starts(&mut state, upto, &base, full)?;
         state.retired = upto;
         state.sealed.retain(|s| s.epoch > upto);
         state.base = Some(base);
@@ -114,9 +127,12 @@ impl Epochs {
         failpoint("epoch.before-retire")?;
         // the base is durable; a reboot between this and the next line compares everything with it
         record::note(&self.places, &self.device, &state)?;
+        failpoint("epoch.before-state")?;
         state.write(&self.places)?;
         self.state = state;
         failpoint("epoch.after-retire")?;
+        self.sweep_lists();
+        self.let_go();
         self.unpin_retired()
     }
 

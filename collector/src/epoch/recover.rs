@@ -9,6 +9,7 @@ impl Epochs {
     /// Finishes or undoes a cut that was cut short, and removes bitmaps that were retired.
     pub(super) fn recover(&mut self) -> Result<()> {
         self.unpin_retired()?;
+        self.sweep_lists();
         let pinned = self.places.epochs(&self.state.key())?;
         let Some(running) = self.find_running(&pinned)? else {
             return self.start_over();
@@ -37,10 +38,10 @@ impl Epochs {
     fn finish_cuts(&mut self, running: u64) -> Result<()> {
         while self.state.epoch < running {
             let (old, new) = (self.state.epoch, self.state.epoch + 1);
-            let new_words = self.words(new)?;
+            let words = [self.words(old)?, self.words(new)?];
             let reading = self.read()?;
             let verdict = reading.judge(&self.state);
-            self.seal(old, &new_words, &reading, &verdict)?;
+            self.seal(old, [&words[0], &words[1]], &reading, &verdict)?;
         }
         Ok(())
     }

@@ -36,14 +36,19 @@ impl Epochs {
         failpoint("epoch.resize.after-switch")?;
         self.tell_programs()?;
         failpoint("epoch.resize.after-programs")?;
-        self.seal(old, &words, &reading, &verdict)?;
+        self.seal(old, [&self.words(old)?, &words], &reading, &verdict)?;
         // what went beyond the old end until a moment ago is in the new space
         let mut state = self.state.clone();
         state.baseline.accept_beyond_end(&self.read()?);
+        // a chain has one size: the next point is a full one
+        for start in std::mem::take(&mut state.starts) {
+            let (path, point) = (self.device.path.display(), &start.base.point);
+            log::warn!("{path} was resized: what changed since {point} is no longer kept");
+        }
         state.write(&self.places)?;
         self.state = state;
         log::info!("{} had {was} bytes and has {now} now", self.device.path.display());
-        self.fold_sealed()
+        self.fold_sealed(0)
     }
 
     fn tell_programs(&mut self) -> Result<()> {

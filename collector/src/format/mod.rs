@@ -38,7 +38,7 @@ pub use manifest::{
     Consistency, DeviceIdent, EpochRange, Geometry, IndexRef, Manifest, ParentRef, PassStats, PointKind,
     RepositoryConfig, Totals,
 };
-pub use saved::{Base, Record, Saved, SavedMap, Witness};
+pub use saved::{Base, ListRef, Record, Saved, SavedMap, StartPoint, Witness};
 pub use segment::{MAX_SEGMENT, SEGMENT_FRAMES, SEGMENT_TARGET, SegmentBuilder, SegmentTable, StoredFrame};
 
 use crate::error::{Error, Kind};

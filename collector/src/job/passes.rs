@@ -96,6 +96,7 @@ impl Watch for Hushed<'_> {
 impl Passes<'_> {
     /// Ends the running epoch. Its extents must be copied next.
     pub(super) fn cut(&mut self) -> Result<Cut> {
+        self.ledger.prepare(1)?; // before a freeze that was done already
         let began = Instant::now();
         let cut = self.ledger.cut()?;
         self.time_cut = unix_ms();

@@ -29,6 +29,8 @@ pub(super) enum Still {
 
 /// Passes at most after the first.
 const PASSES: usize = 8;
+/// One to copy what is left, one to prove that nothing was written meanwhile.
+const CUTS_IN_A_FREEZE: usize = 2;
 /// So little left that a freeze is short whatever the device.
 const FEW: u64 = 256 * BLOCK;
 /// A freeze so short needs no more passes to shorten it.
@@ -60,6 +62,7 @@ impl Passes<'_> {
 
     /// Freezes, cuts, copies, thaws; without a freeze, live passes.
     fn freeze(&mut self, mounted: &[Mounted], wishes: &Wishes) -> Result<Still> {
+        self.ledger.prepare(CUTS_IN_A_FREEZE)?;
         self.subject.survey.flush()?;
         let points: Vec<PathBuf> = mounted.iter().map(|m| m.mountpoint.clone()).collect();
         let hold = refuse_if_frozen(&points, &self.own_folders)

@@ -160,6 +160,8 @@ fn go_on(places: &Places, path: &Path, record: Record) -> Result<Resumed> {
     started.go_on(Before {
         session: record.session,
         base: record.base,
+        starts: record.starts,
+        keep_full: record.keep_full,
         difference_since_ms: record.difference_since,
         changed,
         suspect: suspect.clone(),

@@ -174,6 +174,7 @@ impl IndexReader {
     /// Opens an index and checks that it is the one `asked` speaks of.
     pub(super) fn open(store: &Arc<Store>, asked: &Asked<'_>) -> Result<Self> {
         let key = asked.key.clone();
+        failpoint("repo.read.index")?;
         let footer = Self::footer(store, asked).map_err(|e| lost(e).within(format!("open index {key}")))?;
         let (store, footer) = (Arc::clone(store), Arc::new(footer));
         Ok(Self { store, key, size: asked.size, bytes: asked.told.len, footer })

@@ -219,14 +219,17 @@ impl Words {
 
     /// All words, in order.
     pub fn iter(&self) -> impl Iterator<Item = u64> + '_ {
-        (0..self.count).map(|i| self.get(i))
+        self.all().iter().map(|word| word.load(Ordering::Relaxed))
     }
 
     fn word(&self, index: usize) -> &AtomicU64 {
-        assert!(index < self.count, "bitmap word {index} of {}", self.count);
-        // SAFETY: index < count and the mapping has count * 8 bytes, page-aligned; shared memory that the
+        &self.all()[index]
+    }
+
+    fn all(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping has count * 8 bytes, page-aligned, and lives as long as we do; shared memory that the
         // kernel changes at the same time is accessed only through atomics.
-        unsafe { AtomicU64::from_ptr(self.map.as_mut_ptr().cast::<u64>().add(index)) }
+        unsafe { std::slice::from_raw_parts(self.map.as_ptr().cast(), self.count) }
     }
 }
 

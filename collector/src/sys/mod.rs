@@ -17,4 +17,6 @@ pub mod privilege;
 mod publish;
 
 pub use failpoint::failpoint;
+#[cfg(feature = "failpoints")]
+pub use failpoint::gated;
 pub use publish::{publish, sync_folder};

@@ -20,6 +20,7 @@ mod places;
 pub mod record;
 mod refuse;
 mod registry;
+pub mod since;
 mod stable;
 mod start;
 mod state;
@@ -33,7 +34,7 @@ pub use migrate::migrate;
 pub use places::Places;
 pub use stable::Stable;
 pub use start::{Before, Start, Started, intact, start, track};
-pub use state::{Base, Baseline, CounterSums, DeviceState, Identity, Sealed, now_ms};
+pub use state::{Base, Baseline, CounterSums, DeviceState, Identity, Sealed, StartPoint, now_ms};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::bpf::{self, Words};
@@ -92,15 +93,32 @@ pub fn words_of(bitmap: &MapData) -> Result<Words> {
 /// # Errors
 /// If the kernel has no memory for it.
 pub fn make_bitmap(places: &Places, key: &str, epoch: u64, words: u64) -> Result<MapData> {
-    let folder = places.device_pins(key);
-    std::fs::create_dir_all(&folder).os_context(|| format!("make folder {}", folder.display()))?;
+    let bitmap = new_bitmap(words)?;
+    pin_bitmap(places, key, epoch, &bitmap)?;
+    Ok(bitmap)
+}
+
+/// Makes a bitmap, all clear, that goes with this process unless it is pinned.
+///
+/// # Errors
+/// If the kernel has no memory for it.
+pub fn new_bitmap(words: u64) -> Result<MapData> {
     let words = u32::try_from(words).map_err(|_| {
         Error::new(Kind::Unsupported, format!("track with {words} bitmap words"))
             .hint("use a larger --granularity")
     })?;
     let bitmap = bpf::create_bitmap(words)?;
-    bpf::pin(bpf::fd(&bitmap), &places.epoch(key, epoch))?;
     MapData::from_fd(bitmap).map_err(|e| load::aya_error("open a new bitmap", e))
+}
+
+/// Pins a new bitmap as an epoch's.
+///
+/// # Errors
+/// If that cannot be done.
+pub fn pin_bitmap(places: &Places, key: &str, epoch: u64, bitmap: &MapData) -> Result<()> {
+    let folder = places.device_pins(key);
+    std::fs::create_dir_all(&folder).os_context(|| format!("make folder {}", folder.display()))?;
+    bpf::pin(bpf::fd(bitmap.fd()), &places.epoch(key, epoch))
 }
 
 /// Removes a device's state file: the next reconcile takes it out of the kernel.
@@ -126,6 +144,7 @@ pub fn untrack(places: &Places, path: &Path) -> Result<bool> {
         device.set_read_only(false)?;
     }
     forget(places, &state.key())?;
+    since::sweep(places, &state.session, &[]);
     registry::reconcile(places)?;
     Ok(true)
 }

@@ -42,6 +42,8 @@ pub fn running(device: &BlockDevice, state: &DeviceState) -> Option<Record> {
         granularity: state.granularity,
         session: state.session.clone(),
         base: state.base.clone(),
+        starts: state.starts.clone(),
+        keep_full: state.keep_full.clone(),
         difference_since: state.difference_since_ms,
         epoch: state.epoch,
         boot: state.boot.clone(),

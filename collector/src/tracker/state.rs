@@ -7,7 +7,7 @@ use super::load::{read_json, write_json};
 use super::places::Places;
 use crate::block::Granularity;
 use crate::error::{Context, Error, Kind, Result};
-pub use crate::format::Base;
+pub use crate::format::{Base, StartPoint};
 use crate::sys::device::{BlockDevice, Makeup};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -167,6 +167,12 @@ pub struct DeviceState {
     pub sealed: Vec<Sealed>,
     /// What the difference is relative to.
     pub base: Option<Base>,
+    /// Points from which a difference can be made; the base is the last of them.
+    #[serde(default)]
+    pub starts: Vec<StartPoint>,
+    /// Repositories whose last full point stays a start point.
+    #[serde(default)]
+    pub keep_full: Vec<String>,
     /// Where the counters stood when the running epoch began.
     pub baseline: Baseline,
     /// A write found no in-flight slot and may still be on its way: cuts yet to carry whole epochs over.

@@ -155,8 +155,9 @@ fn the_files_that_lost_something_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let (tree, disk, folder) = (dir.path().join("tree"), dir.path().join("disk"), dir.path().join("r"));
     std::fs::create_dir_all(tree.join("inner folder")).unwrap();
-    let content =
-        |seed: u8| (0..200_000u32).map(|i| FrameHash::of(&[&i.to_le_bytes()[..], &[seed]].concat()).0 as u8);
+    let content = |seed: u8| {
+        (0..200_000u32).map(move |i| FrameHash::of(&[&i.to_le_bytes()[..], &[seed]].concat()).0 as u8)
+    };
     for (n, name) in ["a", "inner folder/b c", "d"].into_iter().enumerate() {
         put(&tree.join(name), &content(n as u8).collect::<Vec<u8>>());
     }

@@ -2,6 +2,7 @@
 //!
 //!   blkdelta-meter HOME live DEVICE        reads an event per write until its input ends; prints what it saw
 //!   blkdelta-meter HOME cuts DEVICE N      cuts N times under a writer; prints how long cuts and writes took
+//!   blkdelta-meter HOME empty TRACEPOINT…  programs that only return run there until its input ends; prints what they cost
 //!
 //! The device is tracked in HOME already.
 
@@ -14,6 +15,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use tests::bpf::Empty;
 use tests::device::{O_DIRECT, open_with};
 use tests::image::Aligned;
 use tests::random::Random;
@@ -24,20 +26,42 @@ fn main() -> Result<()> {
     match words[..] {
         [home, "live", device] => live(&Places::under(home.as_ref()), device.as_ref()),
         [home, "cuts", device, times] => cuts(&Places::under(home.as_ref()), device.as_ref(), times.parse()?),
+        [_, "empty", ref tracepoints @ ..] => empty(tracepoints),
         _ => bail!("this program belongs to `cargo xtask bench track`"),
     }
 }
 
 fn live(places: &Places, device: &Path) -> Result<()> {
     let watcher = Watcher::start(places, &find_tracked(places, device)?)?;
-    let mut out = std::io::stdout();
-    writeln!(out, "reading")?;
-    out.flush()?;
-    std::io::stdin().read_to_end(&mut Vec::new()).context("wait for the end of input")?;
+    say_and_wait("reading")?;
     // what is still in the ring buffer
     std::thread::sleep(Duration::from_millis(100));
     let Traffic { writes, lost, .. } = watcher.take();
-    writeln!(out, "{}", json!({ "writes": writes, "lost": lost }))?;
+    println!("{}", json!({ "writes": writes, "lost": lost }));
+    Ok(())
+}
+
+fn empty(tracepoints: &[&str]) -> Result<()> {
+    let mut programs = Vec::new();
+    for tracepoint in tracepoints {
+        programs.push((tracepoint, Empty::on(tracepoint)?));
+    }
+    say_and_wait("running")?;
+    for (tracepoint, program) in &programs {
+        let runs = program.runs()?;
+        println!(
+            "{}",
+            json!({ "tracepoint": tracepoint, "runs": runs.count, "nanoseconds": runs.nanoseconds })
+        );
+    }
+    Ok(())
+}
+
+fn say_and_wait(word: &str) -> Result<()> {
+    let mut out = std::io::stdout();
+    writeln!(out, "{word}")?;
+    out.flush()?;
+    std::io::stdin().read_to_end(&mut Vec::new()).context("wait for the end of input")?;
     Ok(())
 }
 
@@ -51,7 +75,7 @@ struct Waits {
 fn cuts(places: &Places, device: &Path, cuts: u32) -> Result<()> {
     let mut epochs = Epochs::open(places, device)?;
     let (stop, cutting) = (AtomicBool::new(false), AtomicBool::new(false));
-    let mut took = Vec::new();
+    let (mut took, mut ready) = (Vec::new(), Vec::new());
     let waits = std::thread::scope(|scope| {
         let writer = scope.spawn(|| write(device, &stop, &cutting));
         let done = (|| {
@@ -60,6 +84,9 @@ fn cuts(places: &Places, device: &Path, cuts: u32) -> Result<()> {
                 let began = Instant::now();
                 cutting.store(true, Ordering::SeqCst);
                 for _ in 0..part {
+                    let began = Instant::now();
+                    epochs.prepare(1)?;
+                    ready.push(began.elapsed().as_secs_f64() * 1e3);
                     took.push(cut(&mut epochs)?);
                 }
                 cutting.store(false, Ordering::SeqCst);
@@ -72,7 +99,7 @@ fn cuts(places: &Places, device: &Path, cuts: u32) -> Result<()> {
         done.and(waits)
     })?;
     let at = |of: &[f64], share: f64| of[((of.len() - 1) as f64 * share) as usize];
-    let [alone, during, took] = [waits.alone, waits.during, took].map(|mut of| {
+    let [alone, during, took, ready] = [waits.alone, waits.during, took, ready].map(|mut of| {
         of.sort_by(f64::total_cmp);
         of
     });
@@ -80,7 +107,7 @@ fn cuts(places: &Places, device: &Path, cuts: u32) -> Result<()> {
         bail!("nothing was measured");
     }
     let report = json!({
-        "cut_median": at(&took, 0.5), "cut_slowest": at(&took, 1.0),
+        "cut_median": at(&took, 0.5), "cut_slowest": at(&took, 1.0), "ready_median": at(&ready, 0.5),
         "alone_p50": at(&alone, 0.5), "alone_p999": at(&alone, 0.999), "alone_longest": at(&alone, 1.0),
         "during_p50": at(&during, 0.5), "during_p999": at(&during, 0.999), "during_longest": at(&during, 1.0),
     });

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -77,29 +78,59 @@ pub fn keep(ws: &Workspace, name: &str, findings: &Findings, note: &str) -> Resu
     write_file(&path, kept.to_string().as_bytes())
 }
 
-/// Writes the document and the README's table from what was kept.
+/// Writes the document and the README's table: what was kept, and of what was not measured here, what the document
+/// says already.
 pub fn write(ws: &Workspace, benchmarks: &[(&str, &str)]) -> Result<()> {
+    let path = ws.root.join("docs/BENCHMARKS.md");
+    let old = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
     let mut document = String::from(HEAD);
-    let mut table = String::from("| what | measured | aim |\n|---|--:|---|\n");
+    let mut table = String::from(TABLE);
     for (name, about) in benchmarks {
-        let path = place(ws, name);
-        let kept = fs::read(&path).with_context(|| format!("no result of `cargo xtask bench {name}` yet"))?;
-        let kept: Value =
-            serde_json::from_slice(&kept).with_context(|| format!("read {}", path.display()))?;
-        let get = |key: &str| kept[key].as_str().unwrap_or_default();
-        let (date, machine, text) = (get("date"), get("machine"), get("text"));
-        let note = Some(get("note")).filter(|note| !note.is_empty()).map(|note| format!(" {note}"));
-        let note = note.unwrap_or_default();
-        write!(document, "\n## {name}: {about}\n\n{date} UTC, {machine}.{note}\n\n{text}")?;
-        for line in kept["headlines"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-            writeln!(table, "{line}")?;
-        }
+        let (section, figures) = match section(ws, name, about)? {
+            Some(fresh) => fresh,
+            None => parts(&old, name).with_context(|| {
+                format!("no result of `cargo xtask bench {name}` yet, here or in the document")
+            })?,
+        };
+        write!(document, "\n## {name}: {section}\n{}\n\n{TABLE}{figures}", figures_head(name))?;
+        table += &figures;
     }
-    write!(document, "\n## The figures that count\n\n{table}")?;
-    write_file(&ws.root.join("docs/BENCHMARKS.md"), document.as_bytes())?;
+    write_file(&path, document.as_bytes())?;
     let readme = ws.root.join("README.md");
     let old = fs::read_to_string(&readme).context("read the README")?;
     write_file(&readme, replaced(&old, &table)?.as_bytes())
+}
+
+const TABLE: &str = "| what | measured | aim |\n|---|--:|---|\n";
+
+fn figures_head(name: &str) -> String {
+    format!("### The figures of {name} that count")
+}
+
+/// A benchmark's part of the document, after its name, and its lines of the table; `None` if nothing was kept.
+fn section(ws: &Workspace, name: &str, about: &str) -> Result<Option<(String, String)>> {
+    let path = place(ws, name);
+    let kept = match fs::read(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        other => other.with_context(|| format!("read {}", path.display()))?,
+    };
+    let kept: Value = serde_json::from_slice(&kept).with_context(|| format!("read {}", path.display()))?;
+    let get = |key: &str| kept[key].as_str().unwrap_or_default();
+    let (date, machine, text) = (get("date"), get("machine"), get("text"));
+    let note = Some(get("note")).filter(|note| !note.is_empty()).map(|note| format!(" {note}"));
+    let note = note.unwrap_or_default();
+    let lines = kept["headlines"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let figures = lines.map(|line| format!("{line}\n")).collect();
+    Ok(Some((format!("{about}\n\n{date} UTC, {machine}.{note}\n\n{text}"), figures)))
+}
+
+/// The same out of the document.
+fn parts(document: &str, name: &str) -> Option<(String, String)> {
+    let (_, rest) = document.split_once(&format!("\n## {name}: "))?;
+    let whole = rest.split("\n## ").next()?;
+    let (section, figures) = whole.split_once(&format!("\n{}\n\n{TABLE}", figures_head(name)))?;
+    let figures = figures.lines().filter(|line| !line.is_empty()).map(|line| format!("{line}\n")).collect();
+    Some((section.to_owned(), figures))
 }
 
 const HEAD: &str = "# Benchmarks
@@ -140,6 +171,19 @@ fn machine() -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_not_measured_again_stays() {
+        let part = |name: &str, figures: &str| {
+            format!("\n## {name}: about\n\ntext of {name}\n\n{}\n\n{TABLE}{figures}", figures_head(name))
+        };
+        let document =
+            format!("# Head\n{}{}", part("a", "| x | 1 | |\n| y | 2 | |\n"), part("b", "| z | 3 | |\n"));
+        let found = |name: &str| parts(&document, name);
+        assert_eq!(found("a").unwrap(), ("about\n\ntext of a\n".into(), "| x | 1 | |\n| y | 2 | |\n".into()));
+        assert_eq!(found("b").unwrap(), ("about\n\ntext of b\n".into(), "| z | 3 | |\n".into()));
+        assert_eq!(found("c"), None);
+    }
 
     #[test]
     fn the_table_is_replaced_between_its_marks() {

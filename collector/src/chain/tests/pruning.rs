@@ -22,6 +22,11 @@ impl Made {
     }
 
     fn add(&mut self, full: bool, passes: &[Vec<Write>]) {
+        self.add_at(full, passes, self.points.len() as u64 * 1000);
+    }
+
+    /// With the clock at `time_cut`.
+    fn add_at(&mut self, full: bool, passes: &[Vec<Write>], time_cut: u64) {
         let lock = self.repo.lock(&device().id).unwrap();
         let parent = self.points.last().map(|p| p.0).filter(|_| !full);
         let mut writer = self.repo.begin(&lock, new_point(parent)).unwrap();
@@ -37,7 +42,7 @@ impl Made {
                 writer.add(frame).unwrap();
             }
         }
-        let point = writer.finish(info(self.points.len() as u64 * 1000)).unwrap().point;
+        let point = writer.finish(info(time_cut)).unwrap().point;
         self.points.push((point, self.image.clone()));
     }
 
@@ -363,4 +368,38 @@ fn a_lost_map_of_a_compaction_is_said_and_never_papered_over() {
     assert_eq!(failed.kind(), Kind::Damaged);
     // the moved frames are still there for whoever can save them
     assert!(made.objects("seg") > 0);
+}
+
+/// The clock went backwards between backups: the order of points is that of the chain, and the newest stays.
+#[test]
+fn a_clock_that_goes_backwards_hides_no_point_and_drops_none_too_early() {
+    let mut made = Made::new();
+    for (n, time) in [5_000_000, 9_000_000, 1_000_000, 1_000_000, 10, 8_000_000].into_iter().enumerate() {
+        made.add_at(n == 0, &[vec![(n * 7, 9, n as u8 + 1)]], time);
+    }
+    let order: Vec<PointId> = made.points.iter().map(|p| p.0).collect();
+    assert_eq!(made.listed(), order);
+    assert_eq!(made.repo.resolve("latest", None).unwrap().1, order[5]);
+    made.hold();
+    // a tombstone of the future: its time of grace is not over, whatever the clock says now
+    let (manifest, hash) = made.repo.manifest(&device().id, order[1]).unwrap();
+    let tombstone = crate::format::Tombstone {
+        repository: made.repo.uuid(),
+        device: device().id,
+        point: order[1],
+        manifest: hash,
+        size: SIZE as u64,
+        index: manifest.index,
+        time: crate::repository::unix_millis() + 3_600_000,
+        tool: "a clock that was ahead".into(),
+    };
+    let file = made.repo.local_path().unwrap().join(format!("del/disk/{}.json", order[1]));
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(file, tombstone.encode().unwrap()).unwrap();
+    let chain = Chain::resolve(&made.repo, &device().id, order[1]).unwrap();
+    let pruned = made.prune(2, Duration::ZERO);
+    assert_eq!(made.listed(), order[4..]);
+    assert!(!pruned.plan.sweep.contains(&order[1]));
+    assert!(restore(&chain) == made.points[1].1);
+    made.hold();
 }

@@ -24,11 +24,14 @@ const SIZE: u64 = 256 << 20;
 const NEIGHBOUR: u64 = 32 << 20;
 /// Room for the disks, and for what is written to the sparse ones.
 const ROOM: u64 = 1 << 30;
+const LOOP_HOOKS: [&str; 2] = ["block_rq_issue", "block_rq_complete"];
 const METER: &str = "blkdelta-meter";
 
 /// A disk to measure on, and another one like it.
 pub struct Kind {
     name: &'static str,
+    /// Tracepoints of submission and completion.
+    hooks: [&'static str; 2],
     device: PathBuf,
     neighbour: PathBuf,
 }
@@ -54,12 +57,12 @@ pub fn build_meter(ws: &Workspace) -> Result<()> {
 pub fn run(program: &Path, rounds: usize) -> Result<Findings> {
     let bed = Bed::make(program)?;
     say("time in the programs");
-    let hooks::Hooks { mut text, mut headlines, each } = hooks::run(&bed, rounds)?;
+    let hooks::Hooks { mut text, mut headlines, net, empty } = hooks::run(&bed, rounds)?;
     say("rate and latency");
-    let (rates, lines) = rates::run(&bed, rounds, &each)?;
+    let (rates, lines) = rates::run(&bed, rounds, &net)?;
     headlines.extend(lines);
     say("other ways");
-    let peers = peers::run(&bed, rounds)?;
+    let peers = peers::run(&bed, rounds, &empty)?;
     say("memory and cuts");
     let (sizes, lines) = sizes::run(&bed)?;
     headlines.extend(lines);
@@ -84,7 +87,8 @@ impl Bed {
         let mut zrams = Vec::new();
         match (Zram::new(SIZE), Zram::new(NEIGHBOUR)) {
             (Ok(one), Ok(other)) => {
-                kinds.push(Kind { name: "zram", device: one.path(), neighbour: other.path() });
+                let (hooks, device) = (["block_bio_queue", "block_bio_complete"], one.path());
+                kinds.push(Kind { name: "zram", hooks, device, neighbour: other.path() });
                 zrams.extend([one, other]);
             }
             (Err(error), _) | (_, Err(error)) => {
@@ -97,7 +101,8 @@ impl Bed {
             Loop::on(&path)
         };
         let (one, other) = (file("disk.img", SIZE)?, file("neighbour.img", NEIGHBOUR)?);
-        kinds.push(Kind { name: "loop", device: one.path().into(), neighbour: other.path().into() });
+        let (hooks, device) = (LOOP_HOOKS, one.path().into());
+        kinds.push(Kind { name: "loop", hooks, device, neighbour: other.path().into() });
         let meter = program.with_file_name(METER);
         Ok(Self { kinds, product, meter, _zrams: zrams, _loops: vec![one, other], scratch })
     }

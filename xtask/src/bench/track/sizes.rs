@@ -78,10 +78,12 @@ fn vmalloc() -> Result<u64> {
 fn cuts(bed: &Bed) -> Result<(String, Vec<Headline>)> {
     let mut text = String::from(
         "### A cut\n\nAreas of 4 KiB. A writer writes 4 KiB at random places of the first 64 MiB, one after the other; \
-         each disk is cut again and again for a while, and left alone for as long, in turns. A cut makes a new bitmap, \
-         puts it in place and reads the old one; the writer waits for none of it, but shares the machine's memory and \
-         processors with it.\n\n| size | bitmap | cuts | cut, median | slowest | writer's p50, alone → during cuts | \
-         p99.9 | longest |\n|---|--:|--:|--:|--:|--:|--:|--:|\n",
+         each disk is cut again and again for a while, and left alone for as long, in turns. *Ready*: making and mapping \
+         the next bitmap, before the cut and before a freeze. A cut puts it in place, which takes an RCU grace period, \
+         and reads the old one; the writer waits for none of it, but shares the machine's memory and processors with \
+         it. While file systems are frozen their writers wait for two cuts.\n\n| size | bitmap | cuts | ready, median | \
+         cut, median | slowest | writer's p50, alone → during cuts | \
+         p99.9 | longest |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|\n",
     );
     let mut headlines = Vec::new();
     for (name, size, cuts) in [("1 GiB", 1 << 30, 40), ("1 TiB", TIB, 20), ("100 TiB", 100 * TIB, 3)] {
@@ -90,7 +92,7 @@ fn cuts(bed: &Bed) -> Result<(String, Vec<Headline>)> {
             say(format!("not enough memory to cut a disk of {name}"));
             writeln!(
                 text,
-                "| {name} | {} MiB | not measured: too little memory was free |||||",
+                "| {name} | {} MiB | not measured: too little memory was free ||||||",
                 bitmap >> 20
             )?;
             continue;
@@ -116,7 +118,10 @@ fn get(found: &Value, key: &str) -> Result<f64> {
 }
 
 fn row(text: &mut String, what: &str, found: &Value) -> Result<()> {
-    write!(text, "| {what} | {:.1} ms | {:.1} ms |", get(found, "cut_median")?, get(found, "cut_slowest")?)?;
+    write!(text, "| {what} |")?;
+    for of in ["ready_median", "cut_median", "cut_slowest"] {
+        write!(text, " {:.1} ms |", get(found, of)?)?;
+    }
     for of in ["p50", "p999", "longest"] {
         let (alone, during) = (get(found, &format!("alone_{of}"))?, get(found, &format!("during_{of}"))?);
         write!(text, " {alone:.0} → {during:.0} µs |")?;

@@ -112,6 +112,9 @@ enum Verb {
         /// Put the results into docs/KERNELS.md
         #[arg(long)]
         write: bool,
+        /// Only write docs/KERNELS.md, from the results that were kept
+        #[arg(long, conflicts_with_all = ["only", "write"])]
+        page: bool,
         /// Cut the power of a guest that writes, so many times, and verify after each
         #[arg(long, value_name = "N", conflicts_with_all = ["only", "write"])]
         power_cuts: Option<usize>,
@@ -161,7 +164,8 @@ fn act(verb: Verb) -> Result<()> {
             let keep = if write { bench::Keep::Write } else { bench::Keep::Results };
             bench::bench(ws, name.as_deref(), rounds, keep, &note)
         }
-        Verb::Vm { kernels, only, write, power_cuts, systemd, seed } => {
+        Verb::Vm { page: true, .. } => vm::page(ws),
+        Verb::Vm { kernels, only, write, power_cuts, systemd, seed, page: _ } => {
             vm::vm(ws, &vm::Wish { kernels: &kernels, only: &only, write, power_cuts, systemd, seed })
         }
         Verb::Docs => docs::docs(ws, &verbs()),

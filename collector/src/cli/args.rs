@@ -98,6 +98,14 @@ pub enum Verb {
     #[command(after_help = "Example:
   blkdelta export --repo /backup --point latest --format qcow2 disk.qcow2")]
     Export(super::exporting::Export),
+    /// Send recovery points to another repository, parents first; what is there already is not sent again
+    #[command(after_help = "Examples:
+  blkdelta copy --from /backup --to s3://bucket/offsite --all
+  blkdelta copy --from /backup --to /mnt/usb/repo --point latest --full")]
+    Copy(super::copying::Copy),
+    /// Write lost or damaged indexes again from the data, and set aside what cannot be used
+    #[command(after_help = "Example:\n  blkdelta repair --repo /backup --dry-run")]
+    Repair(super::repairing::Repair),
     /// Make a point independent of the points below it; moves no data
     #[command(after_help = "Example:\n  blkdelta merge --repo /backup --up-to latest")]
     Merge(super::keeping::Merge),
@@ -122,7 +130,12 @@ impl Verb {
     pub const fn looks_at_the_kernel(&self) -> bool {
         match self {
             Self::List(_) | Self::Check(_) | Self::Merge(_) | Self::Prune(_) => false,
-            Self::Compact(_) | Self::Restore(_) | Self::Cat(_) | Self::Export(_) => false,
+            Self::Copy(_)
+            | Self::Repair(_)
+            | Self::Compact(_)
+            | Self::Restore(_)
+            | Self::Cat(_)
+            | Self::Export(_) => false,
             Self::Diff(diff) => diff.between.is_none(),
             _ => true,
         }
@@ -410,6 +423,9 @@ mod tests {
             "blkdelta export --repo /r --point latest --format qcow2 --compress x.qcow2 --json",
             "blkdelta check --repo /r --read-data",
             "blkdelta check --repo /r --read-data=10% --json",
+            "blkdelta copy --from /r --to s3://b/p --all --json",
+            "blkdelta repair --repo /r --dry-run --json",
+            "blkdelta copy --from /r --to /s --point latest --device d --full",
             "blkdelta backup /dev/a --repo /r --since latest-full",
             "blkdelta backup /dev/a --repo /r --since 01JD3XQ8Z5W2M4T6Y8A0C2E4G6 --merge-every 30",
             "blkdelta watch /dev/a --repo /r --every 1h --since latest-full",
@@ -459,6 +475,8 @@ mod tests {
             "blkdelta watch /d --repo r --every 0s",
             "blkdelta watch /d --repo r --every 99999999999999999h",
             "blkdelta restore --repo r x.img",
+            "blkdelta copy --from r --to s",
+            "blkdelta copy --from r --to s --all --full",
             "blkdelta restore --repo r --point latest x.img --range 5",
             "blkdelta restore --repo r --point latest x.img --range 5..5",
             "blkdelta restore --repo r --point latest x.img --range 7K..1K",

@@ -8,6 +8,7 @@ mod auditing;
 mod checking;
 mod compacting;
 mod comparing;
+mod copying;
 mod exporting;
 mod keeping;
 mod listing;
@@ -17,6 +18,7 @@ mod monitor;
 mod output;
 mod progress;
 mod reach;
+mod repairing;
 mod restoring;
 mod show;
 mod starting;
@@ -61,6 +63,8 @@ fn run(cli: Cli) -> Result<Ending> {
         Verb::Audit(args) => auditing::audit(&args),
         Verb::List(args) => listing::list(&args),
         Verb::Check(args) => checking::check(&args),
+        Verb::Copy(args) => copying::copy(&args),
+        Verb::Repair(args) => repairing::repair(&args),
         Verb::Merge(args) => keeping::merge(&args),
         Verb::Prune(args) => keeping::prune(&args),
         Verb::Compact(args) => compacting::compact(&args, cli.reach.bandwidth()),

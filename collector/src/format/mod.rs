@@ -35,8 +35,8 @@ pub use header::{HEADER_LEN, Header, ObjectKind, TRAILER_LEN, Trailer};
 pub use ids::{DeviceId, PointId, RepositoryId, SegmentId};
 pub use index::{ChunkEntry, INDEX_ENTRY_LEN, IndexFooter, SEGMENT_ENTRY_LEN, SegmentRef};
 pub use manifest::{
-    Consistency, DeviceIdent, EpochRange, Geometry, IndexRef, Manifest, ParentRef, PassStats, PointKind,
-    RepositoryConfig, Totals,
+    Consistency, DeviceIdent, EpochRange, Geometry, IndexRef, MAX_REBUILD, Manifest, ParentRef, PassStats,
+    PointKind, Rebuild, RepositoryConfig, Totals,
 };
 pub use saved::{Base, ListRef, Record, Saved, SavedMap, StartPoint, Witness};
 pub use segment::{MAX_SEGMENT, SEGMENT_FRAMES, SEGMENT_TARGET, SegmentBuilder, SegmentTable, StoredFrame};

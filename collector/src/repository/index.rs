@@ -19,7 +19,8 @@ const PART: usize = 8 << 20;
 
 /// Writes an index from ascending pieces.
 pub(super) struct IndexWriter {
-    store: Arc<Store>,
+    /// Absent: nothing is written.
+    store: Option<Arc<Store>>,
     key: String,
     stream: Option<ObjectStream>,
     buffer: Vec<u8>,
@@ -33,11 +34,16 @@ pub(super) struct IndexWriter {
 
 impl IndexWriter {
     pub fn new(store: &Arc<Store>, repository: RepositoryId, key: String, point: PointId) -> Self {
+        Self { store: Some(Arc::clone(store)), key, ..Self::measuring(repository, point) }
+    }
+
+    /// One that writes nothing, and only says what would be written.
+    pub fn measuring(repository: RepositoryId, point: PointId) -> Self {
         let header =
             Header { kind: ObjectKind::Index, compatible: 0, repository, id: point.to_bytes() }.encode();
         let mut writer = Self {
-            store: Arc::clone(store),
-            key,
+            store: None,
+            key: String::new(),
             stream: None,
             buffer: Vec::new(),
             hasher: blake3::Hasher::new(),
@@ -97,8 +103,9 @@ impl IndexWriter {
     /// Sends the buffer; `rest` is the next one.
     fn part(&mut self, rest: Vec<u8>) -> Result<()> {
         let part = std::mem::replace(&mut self.buffer, rest);
+        let Some(store) = &self.store else { return Ok(()) };
         if self.stream.is_none() {
-            self.stream = Some(self.store.stream(&self.key)?);
+            self.stream = Some(store.stream(&self.key)?);
         }
         self.stream.as_mut().map_or(Ok(()), |stream| stream.part(part))
     }
@@ -113,14 +120,7 @@ impl IndexWriter {
         self.append(&footer);
         self.append(&trailer);
         let hash = Blake3(*self.hasher.finalize().as_bytes());
-        failpoint("repo.index.put")?;
-        if self.stream.is_some() {
-            self.part(Vec::new())?;
-            self.stream.take().map_or(Ok(()), ObjectStream::complete)?;
-        } else {
-            self.store.put_new(&self.key, std::mem::take(&mut self.buffer).into())?;
-        }
-        failpoint("repo.index.stored")?;
+        self.publish()?;
         let index = IndexRef {
             len: self.written,
             hash,
@@ -130,6 +130,18 @@ impl IndexWriter {
             segments,
         };
         Ok((index, self.covered))
+    }
+
+    fn publish(&mut self) -> Result<()> {
+        let Some(store) = self.store.clone() else { return Ok(()) };
+        failpoint("repo.index.put")?;
+        if self.stream.is_some() {
+            self.part(Vec::new())?;
+            self.stream.take().map_or(Ok(()), ObjectStream::complete)?;
+        } else {
+            store.put_new(&self.key, std::mem::take(&mut self.buffer).into())?;
+        }
+        failpoint("repo.index.stored")
     }
 }
 

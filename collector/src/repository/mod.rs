@@ -31,11 +31,13 @@ mod orphans;
 mod overlay;
 mod points;
 mod read;
+mod rebuild;
 mod run;
 mod share;
 mod store;
 mod stream;
 mod superseded;
+mod transfer;
 mod upload;
 mod writer;
 

@@ -7,21 +7,21 @@ use crate::chain::{Compacted, Limits, Policy, compact, prune};
 use std::path::Path;
 use std::time::Duration;
 
-struct Made {
-    repo: Repository,
-    points: Vec<(PointId, Vec<u8>)>,
-    image: Vec<u8>,
-    _dir: tempfile::TempDir,
+pub(super) struct Made {
+    pub repo: Repository,
+    pub points: Vec<(PointId, Vec<u8>)>,
+    pub image: Vec<u8>,
+    pub _dir: tempfile::TempDir,
 }
 
 impl Made {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let repo = Repository::create(dir.path().to_str().unwrap()).unwrap();
         Self { repo, points: Vec::new(), image: vec![0; SIZE], _dir: dir }
     }
 
-    fn add(&mut self, full: bool, passes: &[Vec<Write>]) {
+    pub fn add(&mut self, full: bool, passes: &[Vec<Write>]) {
         self.add_at(full, passes, self.points.len() as u64 * 1000);
     }
 
@@ -46,12 +46,12 @@ impl Made {
         self.points.push((point, self.image.clone()));
     }
 
-    fn listed(&self) -> Vec<PointId> {
+    pub fn listed(&self) -> Vec<PointId> {
         self.repo.points().unwrap().iter().map(|p| p.id).collect()
     }
 
     /// Every listed point restores to what it was, and nothing is damaged.
-    fn hold(&self) {
+    pub fn hold(&self) {
         for id in self.listed() {
             let shadow = &self.points.iter().find(|p| p.0 == id).unwrap().1;
             let chain = Chain::resolve(&self.repo, &device().id, id).unwrap();
@@ -61,17 +61,17 @@ impl Made {
         assert!(report.damages.is_empty(), "{:?}", report.damages);
     }
 
-    fn prune(&self, last: u32, grace: Duration) -> crate::chain::Pruned {
+    pub fn prune(&self, last: u32, grace: Duration) -> crate::chain::Pruned {
         let policy = Policy { last, ..Policy::default() };
         prune(&self.repo, &device().id, &policy, grace, false).unwrap()
     }
 
-    fn compact(&self, dead: f64, grace: Duration, max_bytes: u64) -> Compacted {
+    pub fn compact(&self, dead: f64, grace: Duration, max_bytes: u64) -> Compacted {
         let limits = Limits { dead, max_bytes, bandwidth: None, grace };
         compact(&self.repo, &device().id, &limits, false, &mut |_, _| true).unwrap()
     }
 
-    fn objects(&self, folder: &str) -> usize {
+    pub fn objects(&self, folder: &str) -> usize {
         fn count(folder: &Path) -> usize {
             let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
             entries.map(|e| if e.path().is_dir() { count(&e.path()) } else { 1 }).sum()

@@ -59,6 +59,12 @@ pub const unsafe fn hides(_what: &str, _context: &Context) -> bool {
     false
 }
 
+/// Sectors as they are counted.
+#[inline(always)]
+pub fn counted(sectors: u64) -> u64 {
+    if planted!("counted-twice") { sectors * 2 } else { sectors }
+}
+
 /// The word and bits that a late marking sets: those of eight markings ago.
 #[cfg(feature = "planted")]
 #[inline(always)]

@@ -8,7 +8,6 @@
 //! bio does not carry the range reliably: it is taken from the slot.
 
 use crate::classify::{Change, change, harmless, operation, zone};
-use crate::fault::planted;
 use crate::inflight::{self, Flight, Put};
 use crate::kernel::{disk_number, kernel, load};
 use crate::maps::{COUNTERS, EVENTS, disk};
@@ -34,7 +33,7 @@ fn counters<const COPY: u32>(disk: &Disk) -> Option<*mut Counters> {
 macro_rules! count {
     ($row:expr, $($field:ident += $n:expr),+) => {
         // SAFETY: `row` came from `counters`.
-        unsafe { if !planted!("counters-frozen") { $((*$row).$field = (*$row).$field.wrapping_add($n);)+ } }
+        unsafe { if !crate::fault::planted!("counters-frozen") { $((*$row).$field = (*$row).$field.wrapping_add($n);)+ } }
     };
 }
 
@@ -385,11 +384,7 @@ unsafe fn completed<const COPY: u32>(
         let slot = inflight::find(key);
         if bytes != 0 || change == Change::Zone {
             seen.mark_change(change, request, load(request, kernel!(rq_queue)));
-            count!(
-                row,
-                completed += 1,
-                completed_sectors += seen.count << u32::from(planted!("counted-twice"))
-            );
+            count!(row, completed += 1, completed_sectors += crate::fault::counted(seen.count));
             // copy 0 frees the slot, so to the others every request would look like an orphan
             if COPY == 0 && slot.is_none() {
                 count!(row, orphan_sectors += seen.count);

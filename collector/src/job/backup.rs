@@ -249,7 +249,7 @@ fn publish(
         changed_bytes: passes.changed.total(),
     };
     if let (true, Some(base)) = (planted("retired-early"), passes.ledger.base().cloned()) {
-        passes.ledger.retire(upto, base)?;
+        passes.ledger.retire(upto, base, matches!(ground, Ground::Full(_)))?;
     }
     failpoint("job.before-finish")?;
     let manifest = passes.writer.finish(info)?;

@@ -72,6 +72,16 @@ impl Loaded {
         let complete = || MAPS.iter().chain([&BITMAPS]).all(|name| places.map(name).exists());
         Ok(loaded.filter(|l| l.boot == boot && l.layout == places.layout() && complete()))
     }
+
+    /// Hooks of these roles that have no program yet.
+    fn missing(&self, roles: &[Role]) -> Vec<&'static Hook> {
+        HOOKS
+            .iter()
+            .filter(|h| roles.contains(&h.role) && h.copy < self.copies)
+            .filter(|h| !(planted("hook-forgotten") && h.program == "rq_complete"))
+            .filter(|h| !self.programs.iter().any(|p| p.program == h.program))
+            .collect()
+    }
 }
 
 /// Reads a state file; `None` if there is none.
@@ -132,15 +142,14 @@ pub fn ensure(places: &Places, roles: &[Role]) -> Result<Loaded> {
             Loaded { layout, boot, tool: env!("CARGO_PKG_VERSION").into(), ..Loaded::default() }
         }
     };
+    // the kernel's types are megabytes: read only where something is to be loaded
+    if loaded.copies > 0 && asked_copies().is_none() && loaded.missing(roles).is_empty() {
+        return Ok(loaded);
+    }
     let mut types = KernelTypes::running()?;
     kernel::check_signatures(&types)?;
     loaded.copies = loaded.copies.max(wanted_copies(&types));
-    let missing: Vec<&Hook> = HOOKS
-        .iter()
-        .filter(|h| roles.contains(&h.role) && h.copy < loaded.copies)
-        .filter(|h| !(planted("hook-forgotten") && h.program == "rq_complete"))
-        .filter(|h| !loaded.programs.iter().any(|p| p.program == h.program))
-        .collect();
+    let missing = loaded.missing(roles);
     if !missing.is_empty() {
         remove_torn(places, &missing)?;
         make_bitmap_table(places)?;
@@ -181,10 +190,14 @@ fn remove_torn(places: &Places, hooks: &[&Hook]) -> Result<()> {
     Ok(())
 }
 
-/// Copies by the kernel's kind, or what `BLKDELTA_COPIES` asks for.
+/// What `BLKDELTA_COPIES` asks for.
+fn asked_copies() -> Option<u32> {
+    std::env::var("BLKDELTA_COPIES").ok().and_then(|n| n.parse().ok())
+}
+
+/// Copies by the kernel's kind, or what was asked for.
 fn wanted_copies(types: &KernelTypes) -> u32 {
-    let asked = std::env::var("BLKDELTA_COPIES").ok().and_then(|n| n.parse().ok());
-    asked.unwrap_or_else(|| kernel::copies_needed(types)).clamp(1, blkdelta_ebpf::COPIES)
+    asked_copies().unwrap_or_else(|| kernel::copies_needed(types)).clamp(1, blkdelta_ebpf::COPIES)
 }
 
 /// The array of bitmaps: aya's loader finds it pinned and takes it as it is.

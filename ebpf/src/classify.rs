@@ -3,6 +3,7 @@
 //! Deny by default: an operation that is not known to be harmless counts as a write, and one that is not
 //! known at all makes the device suspect. Operation numbers come from the running kernel's `enum req_op`.
 
+use crate::fault::planted;
 use crate::kernel::{kernel, load};
 
 /// What an operation that is not harmless does to the medium.
@@ -29,7 +30,15 @@ pub fn operation(flags: u32) -> u32 {
 /// Does operation `op` change nothing? All that is asked before it is known whether anybody tracks the disk.
 #[inline(always)]
 pub fn harmless(op: u32) -> bool {
-    op < 64 && kernel!(harmless) >> (op & 63) & 1 == 1
+    op < 64 && (kernel!(harmless) >> (op & 63) & 1 == 1 || forgotten(op))
+}
+
+/// A fault: an operation that changes content is taken for harmless.
+#[inline(always)]
+fn forgotten(op: u32) -> bool {
+    // of the ranged ones all but REQ_OP_WRITE, which is 1
+    planted!("discards") && op == kernel!(op_discard)
+        || planted!("write-zeroes") && op != 1 && kernel!(ranged) >> (op & 63) & 1 == 1
 }
 
 /// What operation `op`, which is not harmless, changes.

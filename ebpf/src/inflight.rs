@@ -3,6 +3,7 @@
 //! The cut carries every occupied slot into the new epoch, so a slot that is freed too late only marks
 //! too much. It must never be freed too early, nor be taken from a request still in flight.
 
+use crate::fault::planted;
 use crate::maps::{BUCKETS, SLOTS};
 use blkdelta_ebpf::BUCKET;
 use core::intrinsics::{AtomicOrdering, atomic_cxchg};
@@ -109,6 +110,7 @@ impl Slot {
 #[inline(always)]
 fn first_slot(key: u64) -> Option<NonNull<u64>> {
     let hash = ((key >> 11) ^ (key >> 20) ^ (key >> 31) ^ (key >> 1)) as u32;
+    let hash = if planted!("few-slots") { 0 } else { hash };
     NonNull::new(SLOTS.get_ptr_mut(hash & (BUCKETS - 1))?.cast())
 }
 
@@ -123,6 +125,9 @@ fn slot(first: NonNull<u64>, nth: usize) -> Slot {
 /// heals as soon as its request's memory is used again.
 #[inline(always)]
 pub fn put(key: u64, flight: Flight) -> Put {
+    if planted!("no-slot") {
+        return Put::New;
+    }
     let Some(first) = first_slot(key) else { return Put::Full };
     if let Some(slot) = find_from(first, key) {
         if slot.flight() == flight {
@@ -135,10 +140,13 @@ pub fn put(key: u64, flight: Flight) -> Put {
         let slot = slot(first, nth);
         if slot.take(key) {
             slot.fill(flight);
+            if planted!("slot-freed-early") {
+                slot.free();
+            }
             return Put::New;
         }
     }
-    Put::Full
+    if planted!("overflow-uncounted") { Put::New } else { Put::Full }
 }
 
 /// Finds a request's slot.

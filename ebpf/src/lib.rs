@@ -17,6 +17,7 @@
 #![no_std]
 
 pub mod command;
+pub mod planted;
 
 /// Version of everything below; part of the pin path, so that an older pin is never misread.
 pub const LAYOUT: u32 = 2;

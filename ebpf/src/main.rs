@@ -14,6 +14,7 @@
 #![allow(unused_unsafe, reason = "macros with an unsafe block of their own are used inside others")]
 
 mod classify;
+mod fault;
 mod inflight;
 mod kernel;
 mod maps;
@@ -31,7 +32,11 @@ macro_rules! programs {
             pub fn $name(context: Context) -> i32 {
                 // SAFETY: the tracepoint's arguments have the types `track` expects; the collector
                 // compared them with the running kernel's BTF before loading.
-                unsafe { track::$what::<$copy>(&context) };
+                unsafe {
+                    if !fault::hides(stringify!($what), &context) {
+                        track::$what::<$copy>(&context);
+                    }
+                }
                 0
             }
         )*

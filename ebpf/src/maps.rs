@@ -1,5 +1,6 @@
 //! The maps, as `blkdelta_ebpf`'s head draws them.
 
+use crate::fault::planted;
 use aya_ebpf::bindings::bpf_map_def;
 use aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_ARRAY;
 use aya_ebpf::cty::c_void;
@@ -53,6 +54,10 @@ static BITMAPS: Bitmaps = Bitmaps(UnsafeCell::new(bpf_map_def {
 /// The running epoch's bitmap of a target.
 #[inline(always)]
 pub fn bitmap(slot: u32) -> Option<*mut c_void> {
+    let slot = if planted!("wrong-device") { 3u32.wrapping_sub(slot) } else { slot };
+    if planted!("no-bitmap") {
+        return None;
+    }
     // SAFETY: the loader replaces the definition's address by the map; the key outlives the call.
     let inner = unsafe { bpf_map_lookup_elem(BITMAPS.0.get().cast(), (&raw const slot).cast()) };
     (!inner.is_null()).then_some(inner)
@@ -81,6 +86,7 @@ fn entry(place: u32) -> (u32, u32) {
 /// stays good while the program runs: an element of an array never moves.
 #[inline(always)]
 pub fn disk(number: u32) -> Option<&'static Disk> {
+    let number = if planted!("minor-8-bits") { number & 0xfff0_00ff } else { number };
     let place = place_of(number);
     let (dev, mut row) = entry(place);
     if dev == 0 {

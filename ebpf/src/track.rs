@@ -33,7 +33,7 @@ fn counters<const COPY: u32>(disk: &Disk) -> Option<*mut Counters> {
 macro_rules! count {
     ($row:expr, $($field:ident += $n:expr),+) => {
         // SAFETY: `row` came from `counters`.
-        unsafe { $((*$row).$field = (*$row).$field.wrapping_add($n);)+ }
+        unsafe { if !crate::fault::planted!("counters-frozen") { $((*$row).$field = (*$row).$field.wrapping_add($n);)+ } }
     };
 }
 
@@ -384,7 +384,7 @@ unsafe fn completed<const COPY: u32>(
         let slot = inflight::find(key);
         if bytes != 0 || change == Change::Zone {
             seen.mark_change(change, request, load(request, kernel!(rq_queue)));
-            count!(row, completed += 1, completed_sectors += seen.count);
+            count!(row, completed += 1, completed_sectors += crate::fault::counted(seen.count));
             // copy 0 frees the slot, so to the others every request would look like an orphan
             if COPY == 0 && slot.is_none() {
                 count!(row, orphan_sectors += seen.count);

@@ -23,6 +23,7 @@ pub mod load;
 pub mod machine;
 pub mod monitor;
 pub mod oracle;
+pub mod planted;
 pub mod privileges;
 pub mod product;
 pub mod protected;

@@ -57,7 +57,8 @@ impl Tracked {
 
     /// Says that everything up to `epoch` is safe elsewhere.
     pub fn retire(&mut self, epoch: u64) -> Result<()> {
-        let base = Base { repo: "oracle".into(), point: "oracle".into() };
+        let oracle = || Base { repo: "oracle".into(), point: "oracle".into() };
+        let base = self.epochs()?.base().cloned().unwrap_or_else(oracle);
         self.epochs()?.retire(epoch, base).context("retire")
     }
 

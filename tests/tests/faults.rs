@@ -34,7 +34,11 @@ fn m13_the_copier_dies_at_every_step() -> Result<()> {
         "migrate.",
         "record.",
         "repo.config.",
+        "repo.copy.",
         "repo.map.",
+        "repo.orphans.",
+        "repo.read.",
+        "repo.superseded.",
         "repo.sweep.",
         "repo.tombstone.",
     ];

@@ -197,7 +197,7 @@ fn what_was_not_counted_is_not_proved() -> Result<()> {
 fn what_broke_in_this_boot_is_compared() -> Result<()> {
     const NAME: &str = "reboot::what_broke_in_this_boot_is_compared";
     skip_if!(host::no_tracking(), NAME);
-    let broken: [(&str, fn(&mut Machine<'_>) -> Result<()>); 3] = [
+    let broken: [(&str, Gap); 3] = [
         ("pins gone", |m| host::run("umount", [m.care.home.path().join("bpf")]).map(drop)),
         ("pins gone after a save", |m| {
             m.saved()?;

@@ -111,7 +111,22 @@ fn a_bucket_is_a_repository() -> Result<()> {
     ensure!(bed.care.points()? == [points[2].0.clone(), points[3].0.clone()], "other points stay");
     bed.care.ensure_sound()?;
     bed.ensure_restore(&points[2..], "after merge and prune")?;
-    // the credentials stand in a profile, and the region too
+    // a copy in a folder holds the same
+    let (bucket, copy) = (bed.direct(), scratch.fresh("copy").display().to_string());
+    for what in ["copy", "copy again"] {
+        bed.care.home.run(["copy", "--from", &bucket, "--to", &copy, "--all"])?.expect(0, what)?;
+    }
+    let far = std::mem::replace(&mut bed.care.repo, copy.into());
+    bed.care.ensure_sound()?;
+    for (id, image) in &points[2..] {
+        bed.care.ensure_restores_to(id, image, "from a copy")?;
+    }
+    bed.care.repo = far;
+    ensure_profiles(&mut bed, &scratch)
+}
+
+/// The credentials stand in a profile, and the region too.
+fn ensure_profiles(bed: &mut Bed<'_>, scratch: &Scratch) -> Result<()> {
     let profile = scratch.fresh("credentials");
     tests::device::put(
         &profile,

@@ -71,7 +71,10 @@ enum Verb {
         /// Repeat the run of this seed
         #[arg(long, requires = "long")]
         seed: Option<u64>,
-        /// Only tests whose title contains this
+        /// Only the faults planted on purpose: each must be noticed; a table says by which check
+        #[arg(long, conflicts_with = "long")]
+        faults: bool,
+        /// Only tests (with --faults: faults) whose title contains this
         filter: Option<String>,
     },
     /// Fuzz every decoder
@@ -109,6 +112,9 @@ enum Verb {
         /// Put the results into docs/KERNELS.md
         #[arg(long)]
         write: bool,
+        /// Only write docs/KERNELS.md, from the results that were kept
+        #[arg(long, conflicts_with_all = ["only", "write"])]
+        page: bool,
         /// Cut the power of a guest that writes, so many times, and verify after each
         #[arg(long, value_name = "N", conflicts_with_all = ["only", "write"])]
         power_cuts: Option<usize>,
@@ -148,6 +154,7 @@ fn act(verb: Verb) -> Result<()> {
         Verb::Lint => lint::lint(ws),
         Verb::Tidy => tidy::tidy(ws),
         Verb::Test { long: true, minutes, seed, .. } => test::long(ws, minutes, seed),
+        Verb::Test { faults: true, filter, .. } => test::faults(ws, filter.as_deref()),
         Verb::Test { filter, .. } => test::test(ws, filter.as_deref()),
         Verb::Fuzz { seconds, target } => fuzz::fuzz(ws, seconds, target.as_deref()),
         Verb::Bench { name, quick: true, note, .. } => {
@@ -157,7 +164,8 @@ fn act(verb: Verb) -> Result<()> {
             let keep = if write { bench::Keep::Write } else { bench::Keep::Results };
             bench::bench(ws, name.as_deref(), rounds, keep, &note)
         }
-        Verb::Vm { kernels, only, write, power_cuts, systemd, seed } => {
+        Verb::Vm { page: true, .. } => vm::page(ws),
+        Verb::Vm { kernels, only, write, power_cuts, systemd, seed, page: _ } => {
             vm::vm(ws, &vm::Wish { kernels: &kernels, only: &only, write, power_cuts, systemd, seed })
         }
         Verb::Docs => docs::docs(ws, &verbs()),

@@ -11,11 +11,13 @@
 //! ```
 
 mod bitmap;
+mod coarse;
 mod extent;
 mod extent_set;
 mod granularity;
 
 pub use bitmap::extents_of_words;
+pub use coarse::{MAX_EXTENTS, coarsened};
 pub use extent::Extent;
 pub use extent_set::ExtentSet;
 pub use granularity::Granularity;

@@ -18,15 +18,17 @@ pub fn merge_if_longer(
     point: PointId,
     most: u32,
 ) -> Result<Option<PointMap>> {
-    let chain = Chain::resolve(repo, device, point)?;
-    if chain.points.len() <= most as usize + 1 {
+    if Chain::resolve(repo, device, point)?.points.len() <= most as usize + 1 {
         return Ok(None);
     }
-    chain.merge(&repo.lock(device)?)
+    // looked at again: somebody may have moved or dropped what it shows until we had the lock
+    let lock = repo.lock(device)?;
+    Chain::resolve(repo, device, point)?.merge(&lock)
 }
 
 impl Chain {
-    /// Writes the map of the asked point, unless its chain ends at it already.
+    /// Writes the map of the asked point, unless its chain ends at it already. The chain must have been resolved under
+    /// this lock.
     ///
     /// # Errors
     /// If a point below cannot be read, or the map cannot be stored.

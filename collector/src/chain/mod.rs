@@ -13,7 +13,9 @@ mod between;
 mod compact;
 mod merge;
 mod prune;
+mod repair;
 mod retention;
+mod transfer;
 
 use crate::block::Extent;
 use crate::error::{Error, Kind, Result};
@@ -29,7 +31,9 @@ pub use between::{Between, between};
 pub use compact::{Compacted, Limits, compact};
 pub use merge::merge_if_longer;
 pub use prune::{Plan, Pruned, prune};
+pub use repair::{Repaired, repair};
 pub use retention::Policy;
+pub use transfer::{Sent, Wanted, send, to_send};
 
 /// Indexes read side by side; each holds one chunk in memory (about 1.5 MiB).
 const SIDE_BY_SIDE: usize = 24;

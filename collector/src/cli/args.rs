@@ -2,6 +2,7 @@
 
 use crate::block::Granularity;
 use crate::format::Compression;
+use crate::job::Since;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -59,8 +60,17 @@ pub enum Verb {
   blkdelta diff --between 01JD3XQ8Z5W2M4T6Y8A0C2E4G6 latest --repo /backup")]
     Diff(Diff),
     /// Make a recovery point: first a full one, then what changed
-    #[command(after_help = "Example:\n  blkdelta backup /dev/sda --repo /backup")]
+    #[command(after_help = "Examples:
+  blkdelta backup /dev/sda --repo /backup
+  blkdelta backup /dev/sda --repo /backup --since latest-full")]
     Backup(Backup),
+    /// Which points a difference can be made from, and what that costs; keep more, or fewer
+    #[command(after_help = "Examples:
+  blkdelta keep-since /dev/sda
+  blkdelta keep-since /dev/sda latest-full --repo /backup
+  blkdelta keep-since /dev/sda 01JD3XQ8Z5W2M4T6Y8A0C2E4G6 --repo /backup
+  blkdelta keep-since /dev/sda latest-full --repo /backup --drop")]
+    KeepSince(super::starting::KeepSince),
     /// Make recovery points one after the other until Ctrl-C
     #[command(after_help = "Example:\n  blkdelta watch /dev/sda --repo /backup --every 10s")]
     Watch(Watch),
@@ -91,6 +101,14 @@ pub enum Verb {
     #[command(after_help = "Example:
   blkdelta export --repo /backup --point latest --format qcow2 disk.qcow2")]
     Export(super::exporting::Export),
+    /// Send recovery points to another repository, parents first; what is there already is not sent again
+    #[command(after_help = "Examples:
+  blkdelta copy --from /backup --to s3://bucket/offsite --all
+  blkdelta copy --from /backup --to /mnt/usb/repo --point latest --full")]
+    Copy(super::copying::Copy),
+    /// Write lost or damaged indexes again from the data, and set aside what cannot be used
+    #[command(after_help = "Example:\n  blkdelta repair --repo /backup --dry-run")]
+    Repair(super::repairing::Repair),
     /// Make a point independent of the points below it; moves no data
     #[command(after_help = "Example:\n  blkdelta merge --repo /backup --up-to latest")]
     Merge(super::keeping::Merge),
@@ -130,7 +148,12 @@ impl Verb {
         match self {
             Self::Init(_) | Self::Key(_) => false,
             Self::List(_) | Self::Check(_) | Self::Merge(_) | Self::Prune(_) => false,
-            Self::Compact(_) | Self::Restore(_) | Self::Cat(_) | Self::Export(_) => false,
+            Self::Copy(_)
+            | Self::Repair(_)
+            | Self::Compact(_)
+            | Self::Restore(_)
+            | Self::Cat(_)
+            | Self::Export(_) => false,
             Self::Diff(diff) => diff.between.is_none(),
             _ => true,
         }
@@ -227,6 +250,10 @@ pub struct Making {
     /// When a point has more than N points below it, merge them: it then stands alone
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub merge_every: Option<u32>,
+    /// Copy what changed since this point, an id, `latest-full` or `latest`, and make it the parent (a differential);
+    /// fails if the changes since then are not kept, see `keep-since`
+    #[arg(long, value_name = "POINT")]
+    pub since: Option<Since>,
 }
 
 /// `backup`.
@@ -236,7 +263,7 @@ pub struct Backup {
     #[command(flatten)]
     pub making: Making,
     /// Copy all used areas, not only what changed
-    #[arg(long)]
+    #[arg(long, conflicts_with = "since")]
     pub full: bool,
     /// For programs
     #[arg(long)]
@@ -420,6 +447,14 @@ mod tests {
             "blkdelta export --repo /r --point latest --format raw x.img",
             "blkdelta export --repo /r --point latest --format qcow2 --compress x.qcow2 --json",
             "blkdelta check --repo /r --read-data=10% --json",
+            "blkdelta copy --from /r --to s3://b/p --all --json",
+            "blkdelta repair --repo /r --dry-run --json",
+            "blkdelta copy --from /r --to /s --point latest --device d --full",
+            "blkdelta backup /dev/a --repo /r --since latest-full",
+            "blkdelta backup /dev/a --repo /r --since 01JD3XQ8Z5W2M4T6Y8A0C2E4G6 --merge-every 30",
+            "blkdelta watch /dev/a --repo /r --every 1h --since latest-full",
+            "blkdelta keep-since /dev/a",
+            "blkdelta keep-since /dev/a latest-full --repo /r --drop --json",
             "blkdelta merge --repo /r --device d --up-to latest --json",
             "blkdelta backup /dev/a --repo s3://b/p --s3-endpoint http://h:9000 --bandwidth 50MiB/s --retry-for 1m",
             "blkdelta prune --repo s3://b/p?profile=pruner --keep-last 3 --break-lock",
@@ -456,12 +491,18 @@ mod tests {
             "blkdelta list --repo /r --passphrase-file f --passphrase-fd 3",
             "blkdelta backup /d --repo r --compression 20",
             "blkdelta watch /d --repo r",
+            "blkdelta backup /d --repo r --since yesterday",
+            "blkdelta backup /d --repo r --since latest --full",
+            "blkdelta keep-since /d latest-full",
+            "blkdelta keep-since /d --repo r --drop",
             "blkdelta audit /d --repo r --sample 0%",
             "blkdelta audit /d --repo r --sample 5",
             "blkdelta audit /d --repo r --all --sample 5%",
             "blkdelta watch /d --repo r --every 0s",
             "blkdelta watch /d --repo r --every 99999999999999999h",
             "blkdelta restore --repo r x.img",
+            "blkdelta copy --from r --to s",
+            "blkdelta copy --from r --to s --all --full",
             "blkdelta restore --repo r --point latest x.img --range 5",
             "blkdelta restore --repo r --point latest x.img --range 5..5",
             "blkdelta restore --repo r --point latest x.img --range 7K..1K",

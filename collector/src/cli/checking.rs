@@ -16,7 +16,7 @@ use crate::tracker::Places;
 use anyhow::Result;
 use clap::Args;
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// `check`.
 #[derive(Debug, Args)]
@@ -111,7 +111,7 @@ fn last(mark: &PathBuf) -> Option<SegmentId> {
 }
 
 /// Keeps it. The check is done all the same if that fails, but the next one reads the same share.
-fn keep(place: &PathBuf, mark: &Mark) {
+fn keep(place: &Path, mark: &Mark) {
     let write = || -> Result<(), Error> {
         let folder = place.parent().ok_or_else(|| Error::new(Kind::Bug, "a mark without a folder"))?;
         std::fs::create_dir_all(folder).os_context(|| format!("make folder {}", folder.display()))?;

@@ -29,9 +29,6 @@ pub struct Compact {
     /// Move at most so much; the next run goes on
     #[arg(long, value_parser = super::args::size, value_name = "SIZE")]
     max_bytes: Option<u64>,
-    /// Read and write at most so much per second, together
-    #[arg(long, value_parser = super::args::size, value_name = "SIZE")]
-    bandwidth: Option<u64>,
     /// What was moved away stays so long in its old place too, for restores under way
     #[arg(long, default_value = "1d", value_parser = grace, value_name = "TIME")]
     grace: Duration,
@@ -52,8 +49,9 @@ struct Report {
     skipped: Vec<(DeviceId, String)>,
 }
 
-/// Moves live frames out of mostly dead segments.
-pub fn compact(args: &Compact) -> Result<Ending> {
+/// Moves live frames out of mostly dead segments; at most `bandwidth` bytes are read and written per second, in
+/// folders too.
+pub fn compact(args: &Compact, bandwidth: Option<u64>) -> Result<Ending> {
     let repo = Repository::open(&args.repo)?;
     let devices = match &args.device {
         Some(id) => vec![DeviceId::new(id)?],
@@ -63,8 +61,7 @@ pub fn compact(args: &Compact) -> Result<Ending> {
     let mut report = Report { dry_run: args.dry_run, devices: Vec::new(), skipped: Vec::new() };
     let mut left = args.max_bytes.unwrap_or(u64::MAX);
     for device in devices.into_iter().take_while(|_| !bar.stopped()) {
-        let limits =
-            Limits { dead: args.dead, max_bytes: left, bandwidth: args.bandwidth, grace: args.grace };
+        let limits = Limits { dead: args.dead, max_bytes: left, bandwidth, grace: args.grace };
         let (mut at, mut whole) = (0, 0);
         let mut progress = |done: u64, total: u64| {
             if total != whole {

@@ -81,6 +81,7 @@ fn make(args: &Making, full: bool, show: &dyn Show) -> Result<Outcome> {
     let device = BlockDevice::open(&args.device)?;
     let wishes = Wishes {
         full,
+        since: args.since,
         freeze: !args.no_freeze,
         freeze_limit: args.freeze_limit,
         while_frozen: args.while_frozen.clone(),

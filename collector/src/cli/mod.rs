@@ -8,6 +8,7 @@ mod auditing;
 mod checking;
 mod compacting;
 mod comparing;
+mod copying;
 mod exporting;
 mod keeping;
 mod keys;
@@ -18,8 +19,10 @@ mod monitor;
 mod output;
 mod progress;
 mod reach;
+mod repairing;
 mod restoring;
 mod show;
+mod starting;
 mod tracking;
 mod unlock;
 
@@ -58,16 +61,19 @@ fn run(cli: Cli) -> Result<Ending> {
         Verb::Status(args) => tracking::status(&args),
         Verb::Diff(args) => comparing::diff(&args),
         Verb::Backup(args) => making::backup(&args),
+        Verb::KeepSince(args) => starting::keep_since(&args),
         Verb::Watch(args) => making::watch(args),
         Verb::Monitor(args) => monitor::monitor(args),
         Verb::Audit(args) => auditing::audit(&args),
         Verb::List(args) => listing::list(&args),
         Verb::Check(args) => checking::check(&args),
+        Verb::Copy(args) => copying::copy(&args),
+        Verb::Repair(args) => repairing::repair(&args),
         Verb::Merge(args) => keeping::merge(&args),
         Verb::Prune(args) => keeping::prune(&args),
         Verb::Init(args) => keys::init(&args, &source),
         Verb::Key(args) => keys::key(&args, &source),
-        Verb::Compact(args) => compacting::compact(&args),
+        Verb::Compact(args) => compacting::compact(&args, cli.reach.bandwidth()),
         Verb::Restore(args) => restoring::restore(&args),
         Verb::Cat(args) => exporting::cat(&args),
         Verb::Export(args) => exporting::export(&args),

@@ -11,7 +11,7 @@ pub struct Reach {
     /// Server of S3 other than Amazon's; else AWS_ENDPOINT_URL
     #[arg(long, global = true, value_parser = endpoint, value_name = "URL")]
     s3_endpoint: Option<String>,
-    /// At most so much a second, up and down together: 50MiB/s
+    /// At most so much a second, up and down together: 50MiB/s (`compact`: in a folder too)
     #[arg(long, global = true, value_parser = bandwidth, value_name = "RATE")]
     bandwidth: Option<u64>,
     /// Try a request again for so long before it has failed
@@ -23,6 +23,11 @@ pub struct Reach {
 }
 
 impl Reach {
+    /// Bytes per second.
+    pub const fn bandwidth(&self) -> Option<u64> {
+        self.bandwidth
+    }
+
     /// Makes these the way in which stores are reached.
     pub fn choose(&self) {
         let mut access = Access::default();

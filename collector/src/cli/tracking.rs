@@ -81,6 +81,8 @@ struct Row {
     suspect: Vec<String>,
     base_repository: Option<String>,
     base_point: Option<String>,
+    /// Points from which a difference can be made, and what each costs.
+    start_points: Vec<super::starting::Row>,
     sealed_epochs: usize,
     running_epoch: u64,
     memory_bytes: u64,
@@ -119,6 +121,7 @@ impl Row {
             suspect: difference.suspect,
             base_repository: state.base.as_ref().map(|b| b.repo.clone()),
             base_point: state.base.as_ref().map(|b| b.point.clone()),
+            start_points: super::starting::Row::all(&state),
             sealed_epochs: state.sealed.len(),
             running_epoch: state.epoch,
             memory_bytes: bitmaps * state.granularity.words(state.identity.size) * 8,
@@ -141,6 +144,7 @@ impl Row {
             suspect: vec![why],
             base_repository: state.base.as_ref().map(|b| b.repo.clone()),
             base_point: state.base.as_ref().map(|b| b.point.clone()),
+            start_points: super::starting::Row::all(&state),
             sealed_epochs: state.sealed.len(),
             running_epoch: state.epoch,
             memory_bytes: 0,
@@ -221,6 +225,9 @@ fn words(rows: &[Row]) -> String {
             bytes(row.memory_bytes),
             row.base_point.clone().unwrap_or_else(|| "-".into()),
         ]);
+        for line in row.start_points.iter().filter_map(super::starting::Row::line) {
+            reasons += &format!("{}: {line}\n", row.device.display());
+        }
         for reason in &row.suspect {
             reasons += &format!("{}: {reason}\n", row.device.display());
         }

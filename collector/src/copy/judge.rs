@@ -7,6 +7,7 @@ use super::plan::Task;
 use crate::block::{BLOCK, Extent};
 use crate::chain::{Content, Piece};
 use crate::format::{CELL, Codec, FrameHash, is_zero};
+use crate::sys::planted;
 
 /// Calls `keep` with every run to be stored and its bytes; stops at its first error.
 pub(super) fn runs<E>(
@@ -82,5 +83,5 @@ fn equal(cell: Extent, raw: &[u8], piece: &Piece) -> bool {
     let whole = stored.frame.codec != Codec::Zero && stored.frame.extent == piece.extent;
     whole
         && cell.intersect(&piece.extent) == Some(piece.extent)
-        && FrameHash::of(part(cell, raw, piece.extent)) == stored.frame.hash
+        && (FrameHash::of(part(cell, raw, piece.extent)) == stored.frame.hash || planted("compares-nothing"))
 }

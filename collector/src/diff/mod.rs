@@ -1,20 +1,19 @@
 //! The difference list: what changed since the base point, from the bitmaps of the epochs since.
 //!
-//! Sorted, non-overlapping extents in bytes, never shorter than the truth. A list that would take too much
-//! memory is coarsened: near extents are joined over the gap between them, which reports more, never less.
+//! Sorted, non-overlapping extents in bytes, never shorter than the truth.
 
 use crate::block::{Extent, ExtentSet, Granularity, extents_of_words};
-use crate::epoch::Epochs;
+use crate::epoch::{Base, Epochs};
 use crate::error::{Error, Kind, Result};
 use crate::sys::bpf::Words;
 use crate::sys::device::BlockDevice;
+use crate::sys::planted;
 use crate::tracker::{
     DeviceState, Maps, Places, Reading, Verdict, doubt, find_tracked, map_id, open_bitmap, words_of,
 };
 use std::path::Path;
 
-/// Extents of a list, at most: 16 bytes each, so a list takes 32 MiB at most.
-pub const MAX_EXTENTS: usize = 2 << 20;
+pub use crate::block::{MAX_EXTENTS, coarsened};
 
 /// What changed since the base point.
 #[derive(Clone, Debug, Default)]
@@ -31,35 +30,12 @@ pub struct Difference {
 
 /// The union of some bitmaps as extents.
 pub fn union(bitmaps: &[Words], granularity: Granularity, size: u64) -> ExtentSet {
+    let bitmaps =
+        if planted("last-epoch-only") { &bitmaps[bitmaps.len().saturating_sub(1)..] } else { bitmaps };
+    let size = if planted("end-lost") { size / granularity.bytes() * granularity.bytes() } else { size };
     let count = bitmaps.iter().map(Words::len).max().unwrap_or(0);
     let word = |i: usize| bitmaps.iter().filter(|b| i < b.len()).fold(0, |bits, b| bits | b.get(i));
     coarsened(extents_of_words((0..count).map(word), granularity, size), MAX_EXTENTS)
-}
-
-/// Collects extents that come in order; joins over ever larger gaps while there are more than `limit`.
-pub fn coarsened(extents: impl Iterator<Item = Extent>, limit: usize) -> ExtentSet {
-    let mut kept: Vec<Extent> = Vec::new();
-    let mut gap = 0;
-    for extent in extents {
-        push(&mut kept, extent, gap);
-        while kept.len() > limit {
-            gap = (gap * 2).max(64 << 10);
-            let all = std::mem::take(&mut kept);
-            for extent in all {
-                push(&mut kept, extent, gap);
-            }
-        }
-    }
-    ExtentSet::from_unsorted(kept)
-}
-
-fn push(kept: &mut Vec<Extent>, extent: Extent, gap: u64) {
-    match kept.last_mut() {
-        Some(last) if extent.offset <= last.end().saturating_add(gap) => {
-            *last = Extent::between(last.offset, last.end().max(extent.end()));
-        }
-        _ => kept.push(extent),
-    }
 }
 
 /// Everything sealed and not retired: what a backup has to copy.
@@ -78,6 +54,29 @@ pub fn pending(epochs: &Epochs) -> Result<Difference> {
     let first = state.sealed.first().map_or(state.epoch, |s| s.epoch);
     let last = state.sealed.last().map_or(state.epoch, |s| s.epoch);
     Ok(Difference { extents, suspect, since_ms: state.difference_since_ms, epochs: (first, last) })
+}
+
+/// The difference to a start point: what was retired since then, and what is pending.
+///
+/// # Errors
+/// [`Kind::NotFound`] if the device has no such start point; if a bitmap cannot be read. A list that cannot be read
+/// makes the difference suspect.
+pub fn since(epochs: &Epochs, start: &Base) -> Result<Difference> {
+    let mut all = pending(epochs)?;
+    if epochs.base() == Some(start) {
+        return Ok(all);
+    }
+    let found = epochs.starts().iter().find(|s| s.base == *start);
+    let found = found.ok_or_else(|| {
+        Error::new(Kind::NotFound, format!("what changed since point {} is not kept", start.point))
+    })?;
+    let (retired, suspect) = epochs.retired_since(found);
+    all.extents = coarsened(retired.union(&all.extents).iter().copied(), MAX_EXTENTS);
+    all.suspect
+        .extend(suspect.into_iter().filter(|reason| !all.suspect.contains(reason)).collect::<Vec<_>>());
+    all.since_ms = found.since_ms;
+    all.epochs.0 = all.epochs.0.min(found.first);
+    Ok(all)
 }
 
 /// A tracked device as it stands, read without ending anything and beside whatever else runs.
@@ -171,25 +170,4 @@ fn all_bitmaps(places: &Places, maps: &Maps, state: &DeviceState) -> Result<(Vec
         lost.push(format!("the running bitmap (epoch {}) is not where it was left", state.epoch));
     }
     Ok((bitmaps, lost))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn coarsening_never_loses_a_byte(gaps in prop::collection::vec((1u64..200_000, 1u64..9000), 0..60), limit in 1usize..20) {
-            let mut at = 0;
-            let exact: Vec<Extent> = gaps.iter().map(|(gap, length)| {
-                let extent = Extent::new(at + gap, *length);
-                at = extent.end();
-                extent
-            }).collect();
-            let coarse = coarsened(exact.iter().copied(), limit);
-            prop_assert!(coarse.len() <= limit);
-            prop_assert!(exact.iter().all(|e| coarse.contains(*e)));
-        }
-    }
 }

@@ -9,10 +9,14 @@ use super::Epochs;
 use crate::block::{Extent, SECTOR};
 use crate::error::Result;
 use crate::sys::bpf::{self, InFlight, Words};
+use crate::sys::planted;
 
 impl Epochs {
     /// Marks all writes in flight to this device in `to`. Returns how many slots were taken.
     pub(super) fn carry_in_flight(&self, to: &Words) -> Result<u64> {
+        if planted("carry-skipped") {
+            return Ok(0);
+        }
         let row = u64::from(self.state.disk_row);
         let table = InFlight::map(bpf::fd(self.maps.slots.fd()))?;
         let mut carried = 0;

@@ -14,7 +14,7 @@ use super::ahead::Mapped;
 use crate::block::{ExtentSet, extents_of_words};
 use crate::error::Result;
 use crate::sys::bpf::Words;
-use crate::sys::failpoint;
+use crate::sys::{failpoint, planted};
 use crate::tracker::{Reading, Sealed, Verdict, doubt};
 
 /// After a write found no slot: this many cuts in a row must see nothing in flight before its epoch counts
@@ -55,12 +55,27 @@ impl Epochs {
         failpoint("epoch.after-pin")?;
         let reading = self.read()?;
         let verdict = reading.judge(&self.state);
-        self.maps.switch_bitmap(self.state.slot, &map)?;
+        let early = self.without_grace(old)?;
+        if !planted("switch-skipped") {
+            self.maps.switch_bitmap(self.state.slot, &map)?;
+        }
         failpoint("epoch.after-switch")?;
         let ended = self.ending(old)?;
         let cut = self.seal(old, [&ended, &words], &reading, &verdict)?;
+        let cut = Cut { extents: early.unwrap_or(cut.extents), ..cut };
         self.began(new, words, ended);
         Ok(cut)
+    }
+
+    /// A fault: the ending epoch is read while programs may still mark it. Whoever plants it gets time to write.
+    fn without_grace(&self, old: u64) -> Result<Option<ExtentSet>> {
+        if !planted("grace-skipped") {
+            return Ok(None);
+        }
+        let (words, size) = (self.words(old)?, self.state.identity.size);
+        let extents = extents_of_words(words.iter(), self.state.granularity, size).collect();
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        Ok(Some(extents))
     }
 
     pub(super) fn read(&self) -> Result<Reading> {
@@ -79,19 +94,21 @@ impl Epochs {
     ) -> Result<Cut> {
         // first what is on its way, then what was counted: a write that ends in between is counted
         let in_flight = self.disk.writes_in_flight().unwrap_or(u64::MAX);
+        let carried = self.carry_in_flight(new_words)?;
         let later = self.read()?;
         let after = later.judge(&self.state);
-        let carried = self.carry_in_flight(new_words)?;
+        let still = in_flight.min(self.disk.writes_in_flight().unwrap_or(0));
         let quiet_cuts_left = match after.overflowed {
             0 => self.state.carry_all.saturating_sub(u8::from(in_flight == 0)),
             _ => QUIET_CUTS,
         };
-        if after.overflowed > 0 || self.state.carry_all > 0 {
+        if (after.overflowed > 0 || self.state.carry_all > 0) && !planted("carry-all-skipped") {
             self.carry_all(old_words, new_words);
         }
         let mut suspect = verdict.suspect.clone();
         suspect.extend(after.suspect.iter().filter(|s| !verdict.suspect.contains(s)).cloned());
         suspect.extend(before.uncounted(&later, &self.state));
+        suspect.extend(before.unknown_flights(&later, &self.state, still, carried));
         if !self.maps.serves(self.state.identity.disk, self.state.slot)? {
             suspect.push("the kernel's programs do not find the device any more".into());
         }
@@ -103,6 +120,7 @@ impl Epochs {
             false => before.baseline(&state.baseline, verdict.shortfall),
         };
         state.carry_all = quiet_cuts_left;
+        suspect.retain(|_| !planted("suspect-dropped"));
         state.sealed.push(Sealed { epoch: old, suspect: suspect.clone() });
         state.epoch = self.state.epoch.max(old + 1);
         state.write(&self.places)?;
@@ -120,7 +138,9 @@ impl Epochs {
     pub(super) fn fold_sealed(&mut self, more: usize) -> Result<()> {
         while self.state.sealed.len() > 1 && self.state.sealed.len() + more > MAX_SEALED {
             let (oldest, next) = (self.state.sealed[0].clone(), self.state.sealed[1].epoch);
-            self.carry_all(&self.words(oldest.epoch)?, &self.words(next)?);
+            if !planted("fold-drops") {
+                self.carry_all(&self.words(oldest.epoch)?, &self.words(next)?);
+            }
             let mut state = self.state.clone();
             state.sealed.remove(0);
             for reason in oldest.suspect {

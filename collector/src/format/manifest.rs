@@ -1,7 +1,7 @@
 //! What a recovery point is, and what a repository is: the two JSON objects.
 
 use super::envelope::{Body, open, open_either, seal};
-use super::{Blake3, CELL, DeviceId, MAX_DEVICE, PointId, RepositoryId, damaged};
+use super::{Blake3, CELL, DeviceId, MAX_DEVICE, PointId, RepositoryId, SegmentId, damaged};
 use crate::block::Granularity;
 use crate::error::Result;
 use crate::seal::Cover;
@@ -157,6 +157,18 @@ pub struct IndexRef {
     pub segments: u64,
 }
 
+/// What the footers of a point's segments do not say, for writing its index again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rebuild {
+    /// The segments, in the order of their numbers.
+    pub segments: Vec<SegmentId>,
+    /// Runs of zeros as the index has them: first byte and bytes.
+    pub zeros: Vec<(u64, u64)>,
+}
+
+/// The most segments or runs of zeros in a [`Rebuild`].
+pub const MAX_REBUILD: usize = 2048;
+
 /// One recovery point: written last, and with it the point exists.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -201,6 +213,9 @@ pub struct Manifest {
     pub totals: Totals,
     /// The index.
     pub index: IndexRef,
+    /// With the footers of its segments, enough to write the index again; absent where that would be long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rebuild: Option<Rebuild>,
     /// The program that wrote it.
     pub tool: String,
 }

@@ -39,10 +39,10 @@ pub use index::{ChunkEntry, INDEX_ENTRY_LEN, IndexFooter, SEGMENT_ENTRY_LEN, Seg
 pub use keyfile::{Credential, WriteKey, decode_key_file, encode_private_key, public_half};
 pub use keyring::{KeyRing, NewKey, Opened, Shown};
 pub use manifest::{
-    Consistency, DeviceIdent, EpochRange, Geometry, IndexRef, Manifest, ParentRef, PassStats, PointKind,
-    RepositoryConfig, Totals,
+    Consistency, DeviceIdent, EpochRange, Geometry, IndexRef, MAX_REBUILD, Manifest, ParentRef, PassStats,
+    PointKind, Rebuild, RepositoryConfig, Totals,
 };
-pub use saved::{Base, Record, Saved, SavedMap, Witness};
+pub use saved::{Base, ListRef, Record, Saved, SavedMap, StartPoint, Witness};
 pub use segment::{
     MAX_SEGMENT, SEGMENT_FRAMES, SEGMENT_TARGET, SESSIONS_HEAD, SegmentBuilder, SegmentTable, StoredFrame,
     decode_sessions,

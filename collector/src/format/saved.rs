@@ -34,6 +34,36 @@ pub struct Base {
     pub point: String,
 }
 
+/// A point from which a difference can be made: everything that changed since it is in a list or still pending.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartPoint {
+    /// The point.
+    pub base: Base,
+    /// It holds the whole device by itself.
+    pub full: bool,
+    /// Somebody asked for it to be kept.
+    pub pinned: bool,
+    /// Unix milliseconds: the difference began.
+    pub since_ms: u64,
+    /// The first epoch after it.
+    pub first: u64,
+    /// What changed since and is in a later point already. `None`: nothing yet.
+    pub list: Option<ListRef>,
+    /// Why all of that may be incomplete; empty: it is proved.
+    pub suspect: Vec<String>,
+}
+
+/// A file that lists what changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListRef {
+    /// Its number, in the stretch of tracking.
+    pub number: u64,
+    /// Hash of its bytes.
+    pub hash: Blake3,
+    /// Its length.
+    pub bytes: u64,
+}
+
 /// Bytes of the device that cannot stay the same if somebody writes to a part of it, and their hash.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Witness {
@@ -77,6 +107,12 @@ pub struct Record {
     pub session: String,
     /// What its difference is relative to.
     pub base: Option<Base>,
+    /// Points from which a difference can be made; the base is the last of them.
+    #[serde(default)]
+    pub starts: Vec<StartPoint>,
+    /// Repositories whose last full point stays a start point.
+    #[serde(default)]
+    pub keep_full: Vec<String>,
     /// Unix milliseconds: the difference began.
     pub difference_since: u64,
     /// The running epoch when this was written.

@@ -1,6 +1,6 @@
 //! One backup, from lock to retired epochs.
 
-use super::ground::Ground;
+use super::ground::{Ground, Since};
 use super::passes::{Pace, Passes, unix_ms};
 use super::still::Still;
 use super::{Ledger, Show, place};
@@ -13,7 +13,7 @@ use crate::format::{Compression, Consistency, DeviceIdent, EpochRange, Geometry,
 use crate::repository::{FinishInfo, NewPoint, Repository};
 use crate::source::Source;
 use crate::sys::device::BlockDevice;
-use crate::sys::failpoint;
+use crate::sys::{failpoint, planted};
 use crate::tracker::Base;
 use crate::usage::{Mounted, Usage, filesystems, used_areas};
 use std::fs::File;
@@ -94,6 +94,8 @@ impl Subject<'_> {
 pub struct Wishes {
     /// Copy all used areas.
     pub full: bool,
+    /// Copy what changed since this point, and fail if that is not known; `None`: since the last one, or everything.
+    pub since: Option<Since>,
     /// File systems may be frozen.
     pub freeze: bool,
     /// Not longer than this.
@@ -112,6 +114,7 @@ impl Default for Wishes {
     fn default() -> Self {
         Self {
             full: false,
+            since: None,
             freeze: true,
             freeze_limit: Duration::from_secs(10),
             while_frozen: None,
@@ -147,12 +150,12 @@ pub fn backup(
     let (began, time_start) = (Instant::now(), unix_ms());
     let place = place::judge(subject.number, repo.local_path(), wishes)?;
     let lock = repo.lock(&subject.ident.id)?;
-    let ground = Ground::choose(subject, ledger, repo, wishes);
+    let ground = Ground::choose(subject, ledger, repo, wishes)?;
     // what is held back now is copied while the file systems live, not while they are frozen
     subject.survey.flush()?;
     let cut = ledger.cut()?;
     failpoint("job.after-cut")?;
-    let pending = ledger.pending()?;
+    let pending = ground.difference(&*ledger)?;
     if !cut.extents.subtract(&pending.extents).is_empty() {
         return Err(Error::new(Kind::Bug, "an epoch just sealed is not pending"));
     }
@@ -197,13 +200,13 @@ fn first_pass(passes: &mut Passes<'_>, ground: &Ground, pending: &Difference) ->
             passes.changed = usage.used.union(&pending.extents);
             passes.first("full", &passes.changed.clone(), None)
         }
-        Ground::On(chain) if !pending.suspect.is_empty() => {
+        Ground::On(chain, _) if !pending.suspect.is_empty() && !planted("suspect-not-compared") => {
             let usage = passes.subject.survey.used()?;
             let emptied = usage.zero.intersect(&stored_in(chain, !usage.zero.is_empty())?);
             let extents = usage.used.union(&pending.extents).union(&emptied);
             passes.first("comparing", &extents, Some(chain))
         }
-        Ground::On(_) => passes.first("changed", &pending.extents, None),
+        Ground::On(..) => passes.first("changed", &pending.extents, None),
     }
 }
 
@@ -227,7 +230,7 @@ fn publish(
 ) -> Result<Manifest> {
     let handled = match ground {
         Ground::Full(_) => "everything used was copied",
-        Ground::On(_) => "everything used was compared with the parent by hash",
+        Ground::On(..) => "everything used was compared with the parent by hash",
     };
     let upto = passes.forgettable();
     let doubted = passes.doubt.is_some();
@@ -245,11 +248,15 @@ fn publish(
         freeze_ms: if let Still::Frozen(time) = still { Some(time.as_millis() as u64) } else { None },
         changed_bytes: passes.changed.total(),
     };
+    if let (true, Some(base)) = (planted("retired-early"), passes.ledger.base().cloned()) {
+        passes.ledger.retire(upto, base, matches!(ground, Ground::Full(_)))?;
+    }
     failpoint("job.before-finish")?;
     let manifest = passes.writer.finish(info)?;
     failpoint("job.before-retire")?;
     let base = Base { repo: repo.uuid().to_string(), point: manifest.point.to_string() };
-    passes.ledger.retire(upto, base).map_err(|e| {
+    let full = manifest.parent.is_none();
+    passes.ledger.retire(upto, base, full).map_err(|e| {
         let text = format!("point {} is stored, but its epochs could not be retired", manifest.point);
         e.within(text).hint("nothing is lost: the next backup copies the same areas again")
     })?;

@@ -15,6 +15,15 @@ pub trait Ledger {
     /// The point the pending difference is relative to.
     fn base(&self) -> Option<&Base>;
 
+    /// The points from which a difference can be made, oldest first.
+    fn starts(&self) -> Vec<Base>;
+
+    /// The difference to one of them: what was retired since, and what is pending.
+    ///
+    /// # Errors
+    /// If there is no such start point, or a sealed epoch cannot be read back.
+    fn since(&self, start: &Base) -> Result<Difference>;
+
     /// Makes what so many cuts will need, so that they are short.
     ///
     /// # Errors
@@ -33,11 +42,12 @@ pub trait Ledger {
     /// If a sealed epoch cannot be read back.
     fn pending(&self) -> Result<Difference>;
 
-    /// Forgets all epochs up to and with `upto`: everything they listed is durable in `base`.
+    /// Forgets all epochs up to and with `upto`: everything they listed is durable in `base`, which holds the whole
+    /// device by itself if it is `full`. Start points that stay remember them.
     ///
     /// # Errors
     /// If that cannot be recorded; the epochs then stay.
-    fn retire(&mut self, upto: u64, base: Base) -> Result<()>;
+    fn retire(&mut self, upto: u64, base: Base, full: bool) -> Result<()>;
 }
 
 impl Ledger for Epochs {
@@ -47,6 +57,14 @@ impl Ledger for Epochs {
 
     fn base(&self) -> Option<&Base> {
         Self::base(self)
+    }
+
+    fn starts(&self) -> Vec<Base> {
+        Self::starts(self).iter().map(|s| s.base.clone()).collect()
+    }
+
+    fn since(&self, start: &Base) -> Result<Difference> {
+        diff::since(self, start)
     }
 
     fn prepare(&mut self, cuts: usize) -> Result<()> {
@@ -61,7 +79,7 @@ impl Ledger for Epochs {
         diff::pending(self)
     }
 
-    fn retire(&mut self, upto: u64, base: Base) -> Result<()> {
-        Self::retire(self, upto, base)
+    fn retire(&mut self, upto: u64, base: Base, full: bool) -> Result<()> {
+        self.retire_into(upto, base, full)
     }
 }

@@ -22,7 +22,7 @@ mod still;
 mod watch;
 
 pub use backup::{DeviceSurvey, Outcome, Subject, Survey, Wishes, backup};
-pub use ground::standing;
+pub use ground::{Since, standing};
 pub use identity::{identify, identify_in};
 pub use ledger::Ledger;
 pub use watch::watch;

@@ -8,7 +8,7 @@ use crate::block::ExtentSet;
 use crate::chain::Chain;
 use crate::copy::{self, How, Watch};
 use crate::epoch::Cut;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::format::{EpochRange, PassStats};
 use crate::repository::PointWriter;
 use crate::sys::failpoint;
@@ -137,6 +137,11 @@ impl Passes<'_> {
             None => copy::run(source, extents, writer, self.how, watch)?,
             Some(chain) => copy::compare(source, extents, chain.pieces()?, writer, self.how, watch)?,
         };
+        let wanted = extents.intersect(&ExtentSet::whole(source.size())).total();
+        if copied.read < wanted {
+            let text = format!("only {} of {wanted} bytes were read", copied.read);
+            return Err(Error::new(Kind::Bug, text));
+        }
         let time = began.elapsed();
         self.pace.copied(copied.read, time);
         self.stats.push(PassStats {

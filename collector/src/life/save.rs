@@ -13,7 +13,7 @@ use crate::diff::{self, Difference};
 use crate::epoch::Epochs;
 use crate::error::{Error, Result};
 use crate::format::{Blake3, Record, Saved, SavedMap, Witness};
-use crate::sys::{failpoint, publish};
+use crate::sys::{failpoint, planted, publish};
 use crate::tracker::{DeviceState, Places, Stable, now_ms, record};
 use std::path::{Path, PathBuf};
 
@@ -115,7 +115,9 @@ impl Stop {
         }
         record::write(&self.places, &Record { fenced: true, ..self.record()? })?;
         failpoint("save.before-fence")?;
-        device.set_read_only(true)?;
+        if !planted("fence-skipped") {
+            device.set_read_only(true)?;
+        }
         self.fenced = true;
         failpoint("save.after-fence")
     }
@@ -156,12 +158,18 @@ impl Stop {
             session: session.to_bytes(),
             granularity: state.granularity,
             size: state.identity.size,
-            extents: pending.extents,
+            extents: match planted("saved-map-short") {
+                true => pending.extents.iter().skip(1).copied().collect(),
+                false => pending.extents,
+            },
         };
         let record = self.record()?;
         let bytes = map.encode()?;
         failpoint("save.before-map")?;
-        publish(&record::map_of(&self.places, &record.identity), &bytes)?;
+        let path = record::map_of(&self.places, &record.identity);
+        if !(planted("old-map-kept") && path.exists()) {
+            publish(&path, &spoiled(&bytes))?;
+        }
         failpoint("save.before-record")?;
         let saved = Saved {
             map: Blake3::of(&bytes),
@@ -173,4 +181,18 @@ impl Stop {
         failpoint("save.after-record")?;
         Ok((map.extents.total(), witnesses))
     }
+}
+
+/// The bytes of a map as they reach the file: the same, but for faults.
+fn spoiled(bytes: &[u8]) -> std::borrow::Cow<'_, [u8]> {
+    if planted("saved-map-cut") {
+        return bytes[..bytes.len() / 2].into();
+    }
+    if planted("saved-map-bit-flipped") {
+        let mut bytes = bytes.to_vec();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        return bytes.into();
+    }
+    bytes.into()
 }

@@ -20,7 +20,8 @@ const PART: usize = 8 << 20;
 
 /// Writes an index from ascending pieces.
 pub(super) struct IndexWriter {
-    store: Arc<Store>,
+    /// Absent: nothing is written.
+    store: Option<Arc<Store>>,
     keys: Option<Arc<Keys>>,
     key: String,
     stream: Option<ObjectStream>,
@@ -35,12 +36,17 @@ pub(super) struct IndexWriter {
 
 impl IndexWriter {
     pub fn new(repository: &Repository, key: String, point: PointId) -> Self {
+        Self { store: Some(repository.store_handle()), ..Self::measuring(repository, key, point) }
+    }
+
+    /// One that writes nothing, and only says what would be written.
+    pub fn measuring(repository: &Repository, key: String, point: PointId) -> Self {
         let keys = repository.keys().cloned();
         let (kind, uuid) = (ObjectKind::Index, repository.uuid());
         let (sealed, id) = (keys.is_some(), point.to_bytes());
         let header = Header { kind, sealed, compatible: 0, repository: uuid, id }.encode();
         let mut writer = Self {
-            store: repository.store_handle(),
+            store: None,
             keys,
             key,
             stream: None,
@@ -110,8 +116,9 @@ impl IndexWriter {
     /// Sends the buffer; `rest` is the next one.
     fn part(&mut self, rest: Vec<u8>) -> Result<()> {
         let part = std::mem::replace(&mut self.buffer, rest);
+        let Some(store) = &self.store else { return Ok(()) };
         if self.stream.is_none() {
-            self.stream = Some(self.store.stream(&self.key)?);
+            self.stream = Some(store.stream(&self.key)?);
         }
         self.stream.as_mut().map_or(Ok(()), |stream| stream.part(part))
     }
@@ -126,14 +133,7 @@ impl IndexWriter {
         self.append(&footer);
         self.append(&trailer);
         let hash = Blake3(*self.hasher.finalize().as_bytes());
-        failpoint("repo.index.put")?;
-        if self.stream.is_some() {
-            self.part(Vec::new())?;
-            self.stream.take().map_or(Ok(()), ObjectStream::complete)?;
-        } else {
-            self.store.put_new(&self.key, std::mem::take(&mut self.buffer).into())?;
-        }
-        failpoint("repo.index.stored")?;
+        self.publish()?;
         let index = IndexRef {
             len: self.written,
             hash,
@@ -143,6 +143,18 @@ impl IndexWriter {
             segments,
         };
         Ok((index, self.covered))
+    }
+
+    fn publish(&mut self) -> Result<()> {
+        let Some(store) = self.store.clone() else { return Ok(()) };
+        failpoint("repo.index.put")?;
+        if self.stream.is_some() {
+            self.part(Vec::new())?;
+            self.stream.take().map_or(Ok(()), ObjectStream::complete)?;
+        } else {
+            store.put_new(&self.key, std::mem::take(&mut self.buffer).into())?;
+        }
+        failpoint("repo.index.stored")
     }
 }
 
@@ -188,6 +200,7 @@ impl IndexReader {
     /// Opens an index and checks that it is the one `asked` speaks of.
     pub(super) fn open(repository: &Repository, asked: &Asked<'_>) -> Result<Self> {
         let (key, keys) = (asked.key.clone(), repository.keys().cloned());
+        failpoint("repo.read.index")?;
         let footer = Self::footer(repository.store(), keys.as_deref(), asked);
         let footer = Arc::new(footer.map_err(|e| lost(e).within(format!("open index {key}")))?);
         let (size, bytes) = (asked.size, asked.told.len);

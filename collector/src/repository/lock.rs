@@ -9,6 +9,7 @@ use super::Repository;
 use super::lease::Lease;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::DeviceId;
+use crate::sys::failpoint;
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
@@ -83,6 +84,7 @@ impl Repository {
             let (lease, taken_over) = lease.map_err(|e| e.within(what()))?;
             return Ok(DeviceLock::new(device, By::Lease(lease), taken_over));
         };
+        failpoint("repo.lock.take")?;
         self.store().settle()?;
         let path = folder.join("lock").join(device.as_str());
         let what = || format!("lock {device} in repository {}", folder.display());

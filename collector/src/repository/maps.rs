@@ -46,6 +46,7 @@ impl Repository {
 
     /// The committed maps in a folder of `map/`.
     pub(super) fn committed_maps(&self, folder: &str) -> Result<Vec<(DeviceId, PointId, u32)>> {
+        failpoint("repo.read.maps")?;
         let keys = self.store().list(folder)?;
         let found = keys.iter().filter_map(|(key, _)| keys::parse_map(key)).filter(|(.., commit)| *commit);
         Ok(found.map(|(device, point, number, _)| (device, point, number)).collect())

@@ -8,6 +8,7 @@ use super::lock::DeviceLock;
 use super::{PointState, Repository, keys, unix_millis};
 use crate::error::{Error, Kind, Result};
 use crate::format::{DeviceId, PointId, SegmentId};
+use crate::sys::failpoint;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ impl Repository {
         let _locks = self.lock_all()?;
         let segments = self.store().list("seg")?;
         let named = self.named()?;
+        failpoint("repo.orphans.begin")?;
         let mut swept = Swept::default();
         for (key, _) in self.store().list("idx")? {
             let Some((device, point)) = keys::parse_index(&key) else { continue };
@@ -38,6 +40,7 @@ impl Repository {
         for (key, length) in segments {
             let Some(id) = keys::parse_segment(&key) else { continue };
             if !named.segments.contains(&id) && id.unix_millis() < before {
+                failpoint("repo.orphans.segment")?;
                 self.store().delete(&key)?;
                 (swept.segments, swept.bytes) = (swept.segments + 1, swept.bytes + length);
             }

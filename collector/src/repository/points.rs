@@ -3,6 +3,7 @@
 use super::{Repository, keys, lost};
 use crate::error::{Error, Kind, Result};
 use crate::format::{Blake3, DeviceId, MAX_ENVELOPE, Manifest, PointId};
+use crate::sys::failpoint;
 use std::collections::{BTreeSet, HashMap};
 
 /// A recovery point as the listing knows it.
@@ -120,6 +121,7 @@ impl Repository {
     /// [`Kind::NotFound`], [`Kind::Damaged`], [`Kind::Incompatible`].
     pub fn manifest(&self, device: &DeviceId, point: PointId) -> Result<(Manifest, Blake3)> {
         let key = keys::manifest(device, point);
+        failpoint("repo.read.manifest")?;
         let bytes = self.store().get(&key, MAX_ENVELOPE as u64)?;
         let read = || {
             let manifest = Manifest::decode_in(&bytes, self.cover(&key))?;

@@ -7,6 +7,7 @@ use crate::format::{
     CELL, FrameHash, FrameMeta, ObjectKind, SegmentId, SegmentRef, SegmentTable, TRAILER_LEN, Trailer,
     damaged,
 };
+use crate::sys::failpoint;
 use bytes::Bytes;
 
 /// Stored bytes between two wanted frames that are read along rather than skipped.
@@ -197,6 +198,7 @@ impl Repository {
         let (_, first) = pieces.first().ok_or_else(nothing)?;
         let (key, start) = (keys::segment(first.segment), u64::from(first.offset));
         let end = pieces.iter().map(|(_, s)| end_of(s)).max().unwrap_or(start);
+        failpoint("repo.read.data")?;
         let bytes = self.store().get_range(&key, start, end - start).map_err(lost)?;
         Ok(Fetched { key, start, bytes })
     }

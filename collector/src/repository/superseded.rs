@@ -81,6 +81,7 @@ impl Repository {
                 None => Holding { live: self.segments_of(manifest, *hash)?, ..Holding::default() },
             });
         }
+        lock.holds()?;
         self.drop_old(&holdings, &there)
     }
 

@@ -4,7 +4,7 @@ use super::keys;
 use super::store::Store;
 use crate::error::{Error, Kind, Result};
 use crate::format::{Blake3, SegmentBuilder, SegmentRef};
-use crate::sys::failpoint;
+use crate::sys::{failpoint, planted};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::sync::Arc;
@@ -100,8 +100,13 @@ impl Drop for Uploader {
 
 fn upload(store: &Store, segment: SegmentBuilder) -> Result<(SegmentRef, Vec<u8>)> {
     let id = segment.id();
-    let bytes = Bytes::from(segment.finish()?);
+    let mut bytes = segment.finish()?;
     let stored = SegmentRef { id, len: bytes.len() as u64, hash: Blake3::of(&bytes) };
+    if planted("stored-bit-flipped") {
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+    }
+    let bytes = Bytes::from(bytes);
     failpoint("repo.segment.put")?;
     store.put(&keys::segment(id), bytes.clone())?;
     failpoint("repo.segment.stored")?;

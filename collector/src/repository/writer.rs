@@ -12,11 +12,12 @@ use super::{Repository, keys, tool, unix_millis};
 use crate::block::{BLOCK, Granularity};
 use crate::error::{Error, Kind, Result};
 use crate::format::{
-    Codec, Consistency, DeviceIdent, EncodedFrame, EpochRange, Geometry, IndexRef, MAX_DEVICE, Manifest,
-    ParentRef, PassStats, Piece, PieceContent, PointId, PointKind, SegmentRef, Totals, fits_cell,
+    Codec, Consistency, DeviceIdent, EncodedFrame, EpochRange, Geometry, IndexRef, MAX_DEVICE, MAX_REBUILD,
+    Manifest, ParentRef, PassStats, Piece, PieceContent, PointId, PointKind, Rebuild, SegmentRef, Totals,
+    fits_cell,
 };
 use crate::seal::Session;
-use crate::sys::failpoint;
+use crate::sys::{failpoint, planted};
 use std::sync::Arc;
 
 /// What is known when a backup begins.
@@ -169,6 +170,9 @@ impl PointWriter {
         } else {
             self.totals.frames += 1;
         }
+        if planted("frame-not-indexed") && self.totals.frames % 4 == 3 {
+            return Ok(());
+        }
         let piece = Piece::whole(&frame.meta, self.filler.number(), offset);
         let Some(pass) = self.passes.last_mut() else { return Err(Error::new(Kind::Bug, "no pass begun")) };
         pass.push(self.repository.store(), piece)
@@ -182,11 +186,13 @@ impl PointWriter {
         let segments = self.filler.finish()?;
         self.totals.changed_bytes = info.changed_bytes;
         self.totals.stored_bytes = segments.iter().map(|s| s.len).sum();
-        let (index, covered) = self.write_index(segments)?;
+        let ids = segments.iter().map(|s| s.id).collect();
+        let (index, covered, zeros) = self.write_index(segments)?;
+        let rebuild = Rebuild { segments: ids, zeros };
         self.totals.stored_bytes += index.len;
         self.totals.covered_bytes = covered;
         self.repository.store().settle()?;
-        let manifest = self.manifest(info, index);
+        let manifest = self.manifest(info, index, rebuild);
         let key = keys::manifest(&self.new.device.id, self.point);
         let bytes = manifest.encode_in(self.repository.cover(&key))?;
         self.lock.holds()?;
@@ -198,22 +204,34 @@ impl PointWriter {
         Ok(manifest)
     }
 
-    fn write_index(&mut self, segments: Vec<SegmentRef>) -> Result<(IndexRef, u64)> {
+    /// The index, the bytes it covers, and its runs of zeros (some more than [`MAX_REBUILD`] if there are more).
+    fn write_index(&mut self, segments: Vec<SegmentRef>) -> Result<(IndexRef, u64, Vec<(u64, u64)>)> {
         let key = keys::index(&self.new.device.id, self.point);
         let mut index = IndexWriter::new(&self.repository, key, self.point);
         let newest_first = self.passes.drain(..).rev().map(Run::into_stream).collect();
         let full = self.parent.is_none();
+        let mut zeros: Vec<(u64, u64)> = Vec::new();
         for piece in stack(newest_first) {
             let piece = piece?;
+            if !full && piece.content == PieceContent::Zero {
+                let (extent, runs) = (piece.extent, zeros.len());
+                match zeros.last_mut().filter(|(at, len)| *at + *len == extent.offset) {
+                    Some((_, len)) => *len += extent.length,
+                    None if runs > MAX_REBUILD => {}
+                    None => zeros.push((extent.offset, extent.length)),
+                }
+            }
             // in a full, what no piece covers is zero
             if !(full && piece.content == PieceContent::Zero) {
                 index.push(piece)?;
             }
         }
-        index.finish(segments)
+        let (index, covered) = index.finish(segments)?;
+        Ok((index, covered, zeros))
     }
 
-    fn manifest(&self, info: FinishInfo, index: IndexRef) -> Manifest {
+    fn manifest(&self, info: FinishInfo, index: IndexRef, rebuild: Rebuild) -> Manifest {
+        let short = rebuild.segments.len().max(rebuild.zeros.len()) <= MAX_REBUILD;
         let new = self.new.clone();
         Manifest {
             point: self.point,
@@ -236,6 +254,7 @@ impl PointWriter {
             freeze_ms: info.freeze_ms,
             totals: self.totals,
             index,
+            rebuild: short.then_some(rebuild),
             tool: tool(),
         }
     }

@@ -33,7 +33,7 @@ fn block_of_ext4(target: &Path) -> Option<u64> {
     let mut block = [0; 64];
     File::open(target).and_then(|file| file.read_exact_at(&mut block, 1024)).ok()?;
     let shift = u32::from_le_bytes(block[24..28].try_into().ok()?);
-    (block[56..58] == [0x53, 0xef] && shift <= 6).then_some(1024 << shift)
+    (block[56..58] == [0x53, 0xef] && shift <= 6).then(|| 1024 << shift)
 }
 
 /// What debugfs (which opens read-only) says of each number.

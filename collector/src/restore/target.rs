@@ -7,7 +7,7 @@
 use crate::block::Extent;
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::direct::{AlignedBuf, DirectFile};
-use crate::sys::sync_folder;
+use crate::sys::{planted, sync_folder};
 use rustix::fs::{FallocateFlags, FileType};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::MetadataExt;
@@ -137,7 +137,11 @@ impl Target {
 
     /// Makes an extent read as zeros. A fresh file was made of zeros.
     pub(super) fn zero(&self, extent: Extent) -> Result<()> {
-        let Some(part) = self.fits(extent).filter(|_| self.kind != TargetKind::Fresh) else { return Ok(()) };
+        let Some(part) =
+            self.fits(extent).filter(|_| self.kind != TargetKind::Fresh && !planted("zeros-not-restored"))
+        else {
+            return Ok(());
+        };
         self.file.zero(part)?;
         if self.kind == (TargetKind::Old { dense: true }) {
             let what = || format!("allocate {} bytes at {}", part.length, part.offset);

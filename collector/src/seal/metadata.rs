@@ -101,13 +101,26 @@ impl MetaKeys {
 }
 
 impl Cover<'_> {
+    /// Random for a body. For parts of an index it follows from what is sealed and its place, so that an index that is
+    /// built again is the same to the byte; two texts that differ never get the same one.
+    fn nonce(&self, generation: u32, part: Part, plain: &[u8]) -> Result<[u8; 24]> {
+        if part == Part::Body {
+            return random();
+        }
+        let place = self.keys.aad(generation, self.object, part);
+        let proof = self.keys.key(generation)?.vouch("nonce", &[&place, plain]);
+        let mut nonce = [0; 24];
+        nonce.copy_from_slice(&proof[..24]);
+        Ok(nonce)
+    }
+
     /// Seals `plain` as `part` of the object.
     ///
     /// # Errors
     /// If there are no random bytes.
     pub fn seal(&self, part: Part, plain: &[u8]) -> Result<Vec<u8>> {
         let generation = self.keys.generation();
-        let nonce = random::<24>()?;
+        let nonce = self.nonce(generation, part, plain)?;
         let (cipher, short) = self.keys.cipher(generation, &nonce)?;
         let mut bytes = Vec::with_capacity(plain.len() + METADATA_OVERHEAD);
         bytes.extend_from_slice(&generation.to_le_bytes());
@@ -163,6 +176,11 @@ mod tests {
             assert!(two.cover("bak/a/1").open(Part::Body, &sealed[..bit / 8]).is_err());
         }
         assert_ne!(sealed, one.cover("bak/a/1").seal(Part::Body, b"body").unwrap());
+        let chunk = |number, text: &[u8]| one.cover("idx/a/1").seal(Part::Chunk(number), text).unwrap();
+        assert_eq!(chunk(1, b"pieces"), chunk(1, b"pieces"));
+        for other in [chunk(2, b"pieces"), chunk(1, b"piecex")] {
+            assert_ne!(other[4..28], chunk(1, b"pieces")[4..28], "no nonce twice");
+        }
         assert_eq!(one.alias("sda"), two.alias("sda"));
         assert_ne!(one.alias("sda"), one.alias("sdb"));
     }

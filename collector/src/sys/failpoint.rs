@@ -3,6 +3,9 @@
 //! `BLKDELTA_FAILPOINT="name[=kill|error][@N]"`: at the N-th hit (default 1) of `name`, SIGKILL the process
 //! (`kill`, the default) or return an error once (`error`). Several are separated by commas. Compiled in only
 //! with the cargo feature `failpoints`; without it the call is empty and inlined.
+//!
+//! A test can also stand at the gate: [`gated`] calls it at every point that this thread reaches, so that it can hold
+//! the thread there until another one has made its step.
 
 use crate::error::Result;
 
@@ -26,8 +29,12 @@ pub fn failpoint(name: &'static str) -> Result<()> {
 }
 
 #[cfg(feature = "failpoints")]
+pub use armed::gated;
+
+#[cfg(feature = "failpoints")]
 mod armed {
     use crate::error::{Error, Kind, Result};
+    use std::cell::RefCell;
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -38,7 +45,26 @@ mod armed {
         hits: AtomicU64,
     }
 
-    pub(super) fn hit(name: &str) -> Result<()> {
+    type Gate = Box<dyn FnMut(&'static str)>;
+
+    thread_local! {
+        static GATE: RefCell<Option<Gate>> = const { RefCell::new(None) };
+    }
+
+    /// Does `work` with `gate` called at every point on its way. Points of threads that it starts are not gated.
+    pub fn gated<T>(gate: impl FnMut(&'static str) + 'static, work: impl FnOnce() -> T) -> T {
+        GATE.set(Some(Box::new(gate)));
+        let done = work();
+        GATE.set(None);
+        done
+    }
+
+    pub(super) fn hit(name: &'static str) -> Result<()> {
+        // taken out meanwhile: the gate may wait long
+        if let Some(mut gate) = GATE.take() {
+            gate(name);
+            GATE.set(Some(gate));
+        }
         static POINTS: OnceLock<Vec<Point>> = OnceLock::new();
         let points = POINTS.get_or_init(|| {
             let text = std::env::var("BLKDELTA_FAILPOINT").unwrap_or_default();

@@ -13,8 +13,12 @@ pub mod freeze;
 pub(crate) mod fsmap;
 pub(crate) mod ioctl;
 pub mod mounts;
+mod plant;
 pub mod privilege;
 mod publish;
 
 pub use failpoint::failpoint;
+#[cfg(feature = "failpoints")]
+pub use failpoint::gated;
+pub use plant::{planted, planted_programs};
 pub use publish::{publish, sync_folder};

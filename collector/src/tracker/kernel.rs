@@ -5,6 +5,7 @@
 
 use super::btf::KernelTypes;
 use crate::error::{Error, Kind, Result};
+use crate::sys::planted;
 use blkdelta_ebpf::{HOOKS, Kernel, NOWHERE};
 
 /// Operations that change no content; the rest counts as a change.
@@ -85,7 +86,7 @@ pub fn describe(types: &mut KernelTypes) -> Result<Kernel> {
         rq_queue: at("request", "q")?,
         rq_flags: at("request", "cmd_flags")?,
         rq_length: at("request", "__data_len")?,
-        rq_sector: at("request", "__sector")?,
+        rq_sector: at("request", if planted("wrong-offset") { "start_time_ns" } else { "__sector" })?,
         rq_bio: at("request", "bio")?,
         rq_born: at("request", "start_time_ns")?,
         queue_disk: at("request_queue", "disk")?,

@@ -91,6 +91,8 @@ fn both_run(
     started.go_on(Before {
         session: state.session.clone(),
         base: state.base.clone(),
+        starts: state.starts.clone(),
+        keep_full: state.keep_full.clone(),
         difference_since_ms: state.difference_since_ms,
         changed,
         suspect,

@@ -20,6 +20,7 @@ mod places;
 pub mod record;
 mod refuse;
 mod registry;
+pub mod since;
 mod stable;
 mod start;
 mod state;
@@ -33,7 +34,7 @@ pub use migrate::migrate;
 pub use places::Places;
 pub use stable::Stable;
 pub use start::{Before, Start, Started, intact, start, track};
-pub use state::{Base, Baseline, CounterSums, DeviceState, Identity, Sealed, now_ms};
+pub use state::{Base, Baseline, CounterSums, DeviceState, Identity, Sealed, StartPoint, now_ms};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::bpf::{self, Words};
@@ -143,6 +144,7 @@ pub fn untrack(places: &Places, path: &Path) -> Result<bool> {
         device.set_read_only(false)?;
     }
     forget(places, &state.key())?;
+    since::sweep(places, &state.session, &[]);
     registry::reconcile(places)?;
     Ok(true)
 }

@@ -11,6 +11,7 @@ use crate::block::SECTOR;
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::bpf;
 use crate::sys::device::{BlockDevice, Driver};
+use crate::sys::planted;
 use aya::maps::MapData;
 use blkdelta_ebpf::{
     COPIES, Counters, DISK_BIO_BASED, DISK_NVME, DISK_SCSI, DISK_VIRTIO, Disk, MAX_DISKS, MAX_TARGETS,
@@ -116,7 +117,7 @@ impl Maps {
                 format!("track another part of this disk: {MAX_TARGETS_PER_DISK} are tracked already"),
             ));
         }
-        let target = Target { next: disk.first, ..target };
+        let target = Target { next: if planted("list-cut") { 0 } else { disk.first }, ..target };
         self.targets.set(slot, target, 0).map_err(map_error("set target"))?;
         self.set_row(Disk { first: slot, ..disk })?;
         if self.disk(dev)?.is_none() {

@@ -6,14 +6,15 @@
 
 use super::load::Maps;
 use super::state::{key_of, now_ms};
-use super::{Base, DeviceState, Identity, Loaded, Lock, Places, Reading, Sealed};
-use super::{forget, health, load, make_bitmap, open_bitmap, record, refuse, registry};
+use super::{Base, DeviceState, Identity, Loaded, Lock, Places, Reading, Sealed, StartPoint};
+use super::{forget, health, load, make_bitmap, open_bitmap, record, refuse, registry, since};
 use crate::block::{ExtentSet, Granularity, SECTOR};
 use crate::error::{Error, Kind, Result};
 use crate::sys::bpf::{self, Words};
 use crate::sys::device::BlockDevice;
-use crate::sys::failpoint;
+use crate::sys::{failpoint, planted};
 use blkdelta_ebpf::Target;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// Number of the first epoch.
@@ -126,7 +127,8 @@ fn begin(places: &Places, device: &BlockDevice, granularity: Granularity, first:
     maps.switch_bitmap(slot, &bitmap)?;
     let entry = maps.disk_or_new(&disk)?;
     let identity = Identity::of(device);
-    let (start, sectors) = (identity.start_sector, device.size / SECTOR);
+    let start = if planted("partition-start-lost") { 0 } else { identity.start_sector };
+    let sectors = device.size / SECTOR;
     let (shift, words) = (granularity.sector_shift(), words as u32);
     maps.link(device.disk, entry, slot, Target { start, sectors, shift, words, next: 0, disk: entry.id })?;
     maps.switch_bitmap(slot, &bitmap)?; // the kernel waits for running programs: from here on all see the target
@@ -148,6 +150,8 @@ fn begin(places: &Places, device: &BlockDevice, granularity: Granularity, first:
         retired: first - 1,
         sealed: Vec::new(),
         base: None,
+        starts: Vec::new(),
+        keep_full: Vec::new(),
         baseline: reading.first_baseline(),
         carry_all: 0,
     })
@@ -160,7 +164,11 @@ pub struct Before {
     pub session: String,
     /// What its difference is relative to.
     pub base: Option<Base>,
-    /// When that began.
+    /// Points from which a difference can be made.
+    pub starts: Vec<StartPoint>,
+    /// Repositories whose last full point stays one.
+    pub keep_full: Vec<String>,
+    /// When the difference to the base began.
     pub difference_since_ms: u64,
     /// What had changed.
     pub changed: ExtentSet,
@@ -199,7 +207,7 @@ impl Started {
         let running = before.moving.then_some(self.state.epoch);
         for epoch in std::iter::once(epoch).chain(running) {
             let words = Words::map(bpf::fd(open_bitmap(&self.places, &key, epoch)?.fd()), count)?;
-            for extent in &changed {
+            for extent in changed.iter().filter(|_| !planted("resume-drops-map")) {
                 words.mark(granularity.bytes(), *extent);
             }
         }
@@ -208,6 +216,8 @@ impl Started {
         self.state.retired = epoch - 1;
         self.state.session = before.session;
         self.state.base = before.base;
+        self.state.starts = before.starts;
+        self.state.keep_full = before.keep_full;
         self.state.difference_since_ms = before.difference_since_ms;
         Ok(())
     }
@@ -222,6 +232,23 @@ impl Started {
         failpoint("start.before-state")?;
         self.state.write(&self.places)?;
         failpoint("start.after-state")?;
+        self.sweep_lists();
         Ok(self.state)
+    }
+
+    /// Lists of stretches of tracking that nobody knows any more go.
+    fn sweep_lists(&self) {
+        let sessions = || -> Result<BTreeSet<String>> {
+            let tracked = DeviceState::all(&self.places)?.into_iter().map(|state| state.session);
+            let mut sessions: BTreeSet<String> = tracked.collect();
+            for (_, record) in record::all(&self.places)? {
+                sessions.insert(record?.session);
+            }
+            Ok(sessions)
+        };
+        // a file that cannot be read may know some
+        if let Ok(sessions) = sessions() {
+            since::sweep_others(&self.places, &sessions);
+        }
     }
 }

@@ -7,8 +7,9 @@ use super::load::{read_json, write_json};
 use super::places::Places;
 use crate::block::Granularity;
 use crate::error::{Context, Error, Kind, Result};
-pub use crate::format::Base;
+pub use crate::format::{Base, StartPoint};
 use crate::sys::device::{BlockDevice, Makeup};
+use crate::sys::planted;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -167,6 +168,12 @@ pub struct DeviceState {
     pub sealed: Vec<Sealed>,
     /// What the difference is relative to.
     pub base: Option<Base>,
+    /// Points from which a difference can be made; the base is the last of them.
+    #[serde(default)]
+    pub starts: Vec<StartPoint>,
+    /// Repositories whose last full point stays a start point.
+    #[serde(default)]
+    pub keep_full: Vec<String>,
     /// Where the counters stood when the running epoch began.
     pub baseline: Baseline,
     /// A write found no in-flight slot and may still be on its way: cuts yet to carry whole epochs over.
@@ -182,7 +189,8 @@ impl DeviceState {
     pub fn read(places: &Places, key: &str) -> Result<Option<Self>> {
         let state: Option<Self> = read_json(&places.device_state(key))?;
         let boot = places.boot_id()?;
-        Ok(state.filter(|s| s.boot == boot && s.layout == places.layout()))
+        let ours = |s: &Self| s.boot == boot || planted("other-boot-believed");
+        Ok(state.filter(|s| ours(s) && s.layout == places.layout()))
     }
 
     /// Publishes it.
@@ -226,7 +234,8 @@ impl DeviceState {
     /// `NotFound`, saying what changed.
     pub fn check_identity(&self, device: &BlockDevice) -> Result<()> {
         let now = Identity::of(device);
-        if (Identity { size: self.identity.size, ..now.clone() }) == self.identity && now.size > 0 {
+        let same = (Identity { size: self.identity.size, ..now.clone() }) == self.identity;
+        if (same || planted("identity-ignored")) && now.size > 0 {
             return Ok(());
         }
         let what = if now.diskseq != self.identity.diskseq {

@@ -5,6 +5,7 @@ mod crash;
 mod garbage;
 mod giving_back;
 mod golden;
+mod interleave;
 mod long_index;
 mod memory;
 mod model;

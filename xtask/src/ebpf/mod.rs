@@ -30,7 +30,7 @@ const PROFILE: [&str; 7] = [
 /// Builds the object and writes or compares it.
 pub fn ebpf(ws: &Workspace, check: bool) -> Result<()> {
     let toolchain = Toolchain::ensure(ws)?;
-    let built = build(ws, &toolchain)?;
+    let built = build(ws, &toolchain, "kernel")?;
     let committed = ws.ebpf_object();
     let old = fs::read(&committed).unwrap_or_default();
     let name = ws.relative(&committed);
@@ -53,26 +53,37 @@ pub fn ebpf(ws: &Workspace, check: bool) -> Result<()> {
     Ok(())
 }
 
+/// Builds the programs that can have faults planted, for tests alone: never committed, never embedded. Where they are.
+pub fn planted(ws: &Workspace) -> Result<PathBuf> {
+    let built = build(ws, &Toolchain::ensure(ws)?, "kernel,planted")?;
+    let path = ws.target.join("ebpf/planted.bpf.o");
+    write_file(&path, &built)?;
+    Ok(path)
+}
+
 /// Lints the programs themselves, which a lint of the workspace does not compile.
 pub fn clippy(ws: &Workspace) -> Result<()> {
     let toolchain = Toolchain::ensure(ws)?;
-    let mut clippy = prepare(ws, &toolchain, "clippy")?;
-    run(clippy.args(["--", "-D", "warnings"])).context("lint the kernel side")
+    for features in ["kernel", "kernel,planted"] {
+        let mut clippy = prepare(ws, &toolchain, "clippy", features)?;
+        run(clippy.args(["--", "-D", "warnings"])).context("lint the kernel side")?;
+    }
+    Ok(())
 }
 
-fn build(ws: &Workspace, toolchain: &Toolchain) -> Result<Vec<u8>> {
-    run(&mut prepare(ws, toolchain, "build")?).context("build the kernel side")?;
+fn build(ws: &Workspace, toolchain: &Toolchain, features: &str) -> Result<Vec<u8>> {
+    run(&mut prepare(ws, toolchain, "build", features)?).context("build the kernel side")?;
     let object = ws.target.join("ebpf").join(TARGET).join("ebpf").join(BINARY);
     let bytes = fs::read(&object).with_context(|| format!("read {}", object.display()))?;
     elf::without_debug(&bytes).with_context(|| format!("strip {}", object.display()))
 }
 
 /// A cargo verb on the programs, with everything that the object depends on.
-fn prepare(ws: &Workspace, toolchain: &Toolchain, verb: &str) -> Result<Command> {
+fn prepare(ws: &Workspace, toolchain: &Toolchain, verb: &str, features: &str) -> Result<Command> {
     let target = ws.target.join("ebpf");
     let mut build = cargo();
     build.current_dir(&ws.root).arg(verb).args(["--locked", "--package", BINARY, "--bin", BINARY]);
-    build.args(["--features", "kernel", "--profile", "ebpf", "-Z", "build-std=core", "--target", TARGET]);
+    build.args(["--features", features, "--profile", "ebpf", "-Z", "build-std=core", "--target", TARGET]);
     for setting in PROFILE {
         build.arg("--config").arg(format!("profile.ebpf.{setting}"));
     }

@@ -54,15 +54,21 @@ pub fn suite(ws: &Workspace, name: &str) -> Result<Artifact> {
     built.into_iter().find(|a| a.test && a.target == name).with_context(|| format!("cargo built no {name}"))
 }
 
+/// xtask apart: its features must not change while it runs, or each run would build everything anew.
+const OURS: [&str; 3] = ["--workspace", "--exclude", "xtask"];
+
+/// Builds the program that the suites drive: with kill points and faults to plant.
+pub fn program(ws: &Workspace) -> Result<PathBuf> {
+    let programs = artifacts(ws, "build", &[&OURS[..], &["--bins"]].concat())?;
+    let program = programs.into_iter().find(|a| a.target == "blkdelta" && !a.test);
+    Ok(program.context("cargo built no program `blkdelta`")?.file)
+}
+
 /// Builds it all.
 pub fn build(ws: &Workspace) -> Result<Built> {
-    // xtask apart: its features must not change while it runs, or each run would build everything anew
-    let ours = ["--workspace", "--exclude", "xtask"];
-    let programs = artifacts(ws, "build", &[&ours[..], &["--bins"]].concat())?;
-    let program = programs.into_iter().find(|a| a.target == "blkdelta" && !a.test);
-    let program = program.context("cargo built no program `blkdelta`")?.file;
+    let program = program(ws)?;
     let mut binaries =
-        artifacts(ws, "test", &[&ours[..], &["--no-run", "--lib", "--bins", "--tests"]].concat())?;
+        artifacts(ws, "test", &[&OURS[..], &["--no-run", "--lib", "--bins", "--tests"]].concat())?;
     binaries.extend(artifacts(ws, "test", &["--package", "xtask", "--no-run"])?);
     let mut tests = Vec::new();
     for binary in binaries.iter().filter(|a| a.test) {

@@ -1,14 +1,17 @@
-//! `cargo xtask test [FILTER]`: everything that proves the product, counted; `--long`: the long run.
+//! `cargo xtask test [FILTER]`: everything that proves the product, counted; `--long`: the long run; `--faults`:
+//! faults planted on purpose.
 //!
 //! Each test is a process of its own. Unit tests run side by side; suites, which use real devices, one
 //! after the other. A test that could not run here is counted as skipped, with its reason, never as
 //! passed.
 
 mod build;
+mod faults;
 mod long;
 mod one;
 mod report;
 
+pub use faults::faults;
 pub use long::long;
 
 use crate::command::{cargo, say};

@@ -12,8 +12,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Keeps a kernel's results, with the date. Cases that an earlier run of the same kernel and programs has, and this one
-/// not, stay.
+/// Keeps a kernel's results, with the date. Cases that an earlier run has, and this one not, stay, with the kernel side
+/// that they were run with.
 pub fn keep(ws: &Workspace, kernel: &str, round: &Round) -> Result<()> {
     let path = result(ws, kernel);
     let object = object(ws)?;
@@ -24,6 +24,7 @@ pub fn keep(ws: &Workspace, kernel: &str, round: &Round) -> Result<()> {
     for case in &round.cases {
         let new = json!({
             "name": case.name, "place": case.place, "fate": case.fate(), "why": case.why(), "report": case.report,
+            "object": object,
         });
         match all.iter_mut().find(|old| old["name"] == case.name.as_str()) {
             Some(old) => *old = new,
@@ -75,8 +76,9 @@ byte by byte with the list.
 
 *whole*: every changed 4 KiB block was listed and the list was not called suspect. *suspect*: the product said
 itself that the list may lack something; the next backup then compares everything. *refused*: it is not tracked.
-*absent*: this kernel or guest has no such thing. What is expected stands in the table of cases; anything else
-fails `cargo xtask vm`.
+*absent*: this kernel or guest has no such thing. *before*: so it was with an earlier kernel side
+(`ebpf/blkdelta.bpf.o`), and it was not run again with this one. What is expected stands in the table of cases; anything
+else fails `cargo xtask vm`.
 ";
 
 /// Writes the document from all kept results.
@@ -99,8 +101,8 @@ pub fn write(ws: &Workspace) -> Result<()> {
 }
 
 fn about(page: &mut String, rounds: &[(&str, Value)]) -> Result<()> {
-    page.push_str("\n| kernel | version | Debian suite | run (UTC) | programs loaded, verified and attached | lockdown=integrity | lockdown=confidentiality |\n");
-    page.push_str("|---|---|---|---|---|---|---|\n");
+    page.push_str("\n| kernel | version | Debian suite | run (UTC) | kernel side, SHA-256 | programs loaded, verified and attached | lockdown=integrity | lockdown=confidentiality |\n");
+    page.push_str("|---|---|---|---|---|---|---|---|\n");
     for (name, kept) in rounds {
         let suite = KERNELS.iter().find(|kernel| kernel.name == *name).map_or("", |kernel| kernel.suite);
         let word = |key: &str| kept[key].as_str().unwrap_or("-").to_owned();
@@ -108,14 +110,16 @@ fn about(page: &mut String, rounds: &[(&str, Value)]) -> Result<()> {
         let programs = programs.map_or("none".to_owned(), |count| format!("{count} of {count}"));
         let locked = |mode: &str| {
             let name = format!("lockdown={mode}");
-            cases(kept).find(|case| case["name"] == name.as_str()).map_or("-".to_owned(), said)
+            let case = cases(kept).find(|case| case["name"] == name.as_str());
+            case.map_or("-".to_owned(), |case| cell(kept, case))
         };
         let (integrity, confidentiality) = (locked("integrity"), locked("confidentiality"));
         writeln!(
             page,
-            "| {name} | {} | {suite} | {} | {programs} | {integrity} | {confidentiality} |",
+            "| {name} | {} | {suite} | {} | {} | {programs} | {integrity} | {confidentiality} |",
             word("version"),
-            word("date")
+            word("date"),
+            word("object")
         )?;
     }
     Ok(())
@@ -144,13 +148,17 @@ fn table(page: &mut String, rounds: &[(&str, Value)]) -> Result<()> {
     for name in names {
         write!(page, "| {name} |")?;
         for (_, kept) in rounds {
-            let cell = cases(kept).find(|case| case["name"] == name).map_or("-".to_owned(), said);
-            let cell = if cell == "failed" { "**failed**".to_owned() } else { cell };
-            write!(page, " {cell} |")?;
+            let case = cases(kept).find(|case| case["name"] == name);
+            write!(page, " {} |", case.map_or("-".to_owned(), |case| cell(kept, case)))?;
         }
         page.push('\n');
     }
     Ok(())
+}
+
+fn cell(kept: &Value, case: &Value) -> String {
+    let fate = if case["fate"] == "failed" { "**failed**".to_owned() } else { said(case) };
+    if case["object"] == kept["object"] { fate } else { format!("{fate} (before)") }
 }
 
 /// Every reason once, with where it was given.

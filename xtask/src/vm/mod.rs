@@ -21,7 +21,7 @@ mod systemd;
 mod tally;
 mod userland;
 
-pub use document::check;
+pub use document::{check, write as page};
 
 use crate::command::{say, which};
 use crate::rig::process;

@@ -1,6 +1,7 @@
 //! Chains against a naive model: the bytes of the device as they were at each point.
 
 mod between;
+mod keeping;
 mod pruning;
 
 use super::*;

@@ -7,15 +7,15 @@ use crate::chain::{Compacted, Limits, Policy, compact, prune};
 use std::path::Path;
 use std::time::Duration;
 
-struct Made {
-    repo: Repository,
-    points: Vec<(PointId, Vec<u8>)>,
-    image: Vec<u8>,
-    _dir: tempfile::TempDir,
+pub(super) struct Made {
+    pub repo: Repository,
+    pub points: Vec<(PointId, Vec<u8>)>,
+    pub image: Vec<u8>,
+    pub _dir: tempfile::TempDir,
 }
 
 impl Made {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self::encrypted(false)
     }
 
@@ -28,7 +28,12 @@ impl Made {
         Self { repo, points: Vec::new(), image: vec![0; SIZE], _dir: dir }
     }
 
-    fn add(&mut self, full: bool, passes: &[Vec<Write>]) {
+    pub fn add(&mut self, full: bool, passes: &[Vec<Write>]) {
+        self.add_at(full, passes, self.points.len() as u64 * 1000);
+    }
+
+    /// With the clock at `time_cut`.
+    fn add_at(&mut self, full: bool, passes: &[Vec<Write>], time_cut: u64) {
         let lock = self.repo.lock(&device().id).unwrap();
         let parent = self.points.last().map(|p| p.0).filter(|_| !full);
         let mut writer = self.repo.begin(&lock, new_point(parent)).unwrap();
@@ -44,16 +49,16 @@ impl Made {
                 writer.add(frame).unwrap();
             }
         }
-        let point = writer.finish(info(self.points.len() as u64 * 1000)).unwrap().point;
+        let point = writer.finish(info(time_cut)).unwrap().point;
         self.points.push((point, self.image.clone()));
     }
 
-    fn listed(&self) -> Vec<PointId> {
+    pub fn listed(&self) -> Vec<PointId> {
         self.repo.points().unwrap().iter().map(|p| p.id).collect()
     }
 
     /// Every listed point restores to what it was, and nothing is damaged.
-    fn hold(&self) {
+    pub fn hold(&self) {
         for id in self.listed() {
             let shadow = &self.points.iter().find(|p| p.0 == id).unwrap().1;
             let chain = Chain::resolve(&self.repo, &device().id, id).unwrap();
@@ -63,17 +68,17 @@ impl Made {
         assert!(report.damages.is_empty(), "{:?}", report.damages);
     }
 
-    fn prune(&self, last: u32, grace: Duration) -> crate::chain::Pruned {
+    pub fn prune(&self, last: u32, grace: Duration) -> crate::chain::Pruned {
         let policy = Policy { last, ..Policy::default() };
         prune(&self.repo, &device().id, &policy, grace, false).unwrap()
     }
 
-    fn compact(&self, dead: f64, grace: Duration, max_bytes: u64) -> Compacted {
+    pub fn compact(&self, dead: f64, grace: Duration, max_bytes: u64) -> Compacted {
         let limits = Limits { dead, max_bytes, bandwidth: None, grace };
         compact(&self.repo, &device().id, &limits, false, &mut |_, _| true).unwrap()
     }
 
-    fn objects(&self, folder: &str) -> usize {
+    pub fn objects(&self, folder: &str) -> usize {
         fn count(folder: &Path) -> usize {
             let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
             entries.map(|e| if e.path().is_dir() { count(&e.path()) } else { 1 }).sum()
@@ -370,4 +375,38 @@ fn a_lost_map_of_a_compaction_is_said_and_never_papered_over() {
     assert_eq!(failed.kind(), Kind::Damaged);
     // the moved frames are still there for whoever can save them
     assert!(made.objects("seg") > 0);
+}
+
+/// The clock went backwards between backups: the order of points is that of the chain, and the newest stays.
+#[test]
+fn a_clock_that_goes_backwards_hides_no_point_and_drops_none_too_early() {
+    let mut made = Made::new();
+    for (n, time) in [5_000_000, 9_000_000, 1_000_000, 1_000_000, 10, 8_000_000].into_iter().enumerate() {
+        made.add_at(n == 0, &[vec![(n * 7, 9, n as u8 + 1)]], time);
+    }
+    let order: Vec<PointId> = made.points.iter().map(|p| p.0).collect();
+    assert_eq!(made.listed(), order);
+    assert_eq!(made.repo.resolve("latest", None).unwrap().1, order[5]);
+    made.hold();
+    // a tombstone of the future: its time of grace is not over, whatever the clock says now
+    let (manifest, hash) = made.repo.manifest(&device().id, order[1]).unwrap();
+    let tombstone = crate::format::Tombstone {
+        repository: made.repo.uuid(),
+        device: device().id,
+        point: order[1],
+        manifest: hash,
+        size: SIZE as u64,
+        index: manifest.index,
+        time: crate::repository::unix_millis() + 3_600_000,
+        tool: "a clock that was ahead".into(),
+    };
+    let file = made.repo.local_path().unwrap().join(format!("del/disk/{}.json", order[1]));
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(file, tombstone.encode().unwrap()).unwrap();
+    let chain = Chain::resolve(&made.repo, &device().id, order[1]).unwrap();
+    let pruned = made.prune(2, Duration::ZERO);
+    assert_eq!(made.listed(), order[4..]);
+    assert!(!pruned.plan.sweep.contains(&order[1]));
+    assert!(restore(&chain) == made.points[1].1);
+    made.hold();
 }

@@ -29,6 +29,10 @@ pub struct Marks {
     pub epoch: u64,
     pub sealed: BTreeMap<u64, (ExtentSet, Vec<String>)>,
     pub base: Option<(String, String)>,
+    /// Start points and what was retired since.
+    pub starts: Vec<(String, String, ExtentSet, Vec<String>)>,
+    /// Keep every point as a start point, not only the last of each repository.
+    pub keep_all: bool,
 }
 
 /// A file that is written and tracked.
@@ -107,6 +111,21 @@ impl Ledger for Fake {
         self.base.as_ref()
     }
 
+    fn starts(&self) -> Vec<Base> {
+        let marks = self.marks.lock().unwrap();
+        marks.starts.iter().map(|s| Base { repo: s.0.clone(), point: s.1.clone() }).collect()
+    }
+
+    fn since(&self, start: &Base) -> Result<Difference> {
+        let mut all = self.pending()?;
+        let marks = self.marks.lock().unwrap();
+        let found = marks.starts.iter().find(|s| (&s.0, &s.1) == (&start.repo, &start.point));
+        let (.., extents, suspect) = found.ok_or_else(|| Error::new(Kind::NotFound, "no such start"))?;
+        all.extents = all.extents.union(extents);
+        all.suspect.extend(suspect.iter().cloned());
+        Ok(all)
+    }
+
     fn prepare(&mut self, _cuts: usize) -> Result<()> {
         Ok(())
     }
@@ -142,10 +161,21 @@ impl Ledger for Fake {
         Ok(all)
     }
 
-    fn retire(&mut self, upto: u64, base: Base) -> Result<()> {
-        let mut marks = self.marks.lock().unwrap();
+    fn retire(&mut self, upto: u64, base: Base, _full: bool) -> Result<()> {
+        let mut guard = self.marks.lock().unwrap();
+        let marks = &mut *guard;
+        for (extents, suspect) in marks.sealed.range(..=upto).map(|s| s.1) {
+            for start in &mut marks.starts {
+                start.2 = start.2.union(extents);
+                start.3.extend(suspect.iter().cloned());
+            }
+        }
+        let keep_all = marks.keep_all;
+        marks.starts.retain(|s| keep_all || s.0 != base.repo);
+        marks.starts.push((base.repo.clone(), base.point.clone(), ExtentSet::new(), Vec::new()));
         marks.sealed.retain(|epoch, _| *epoch > upto);
         marks.base = Some((base.repo.clone(), base.point.clone()));
+        drop(guard);
         self.base = Some(base);
         Ok(())
     }

@@ -60,8 +60,14 @@ impl Ledger for Kept<'_> {
     fn pending(&self) -> Result<Difference> {
         self.inner.pending()
     }
-    fn retire(&mut self, upto: u64, base: Base) -> Result<()> {
-        self.inner.retire(upto, base)?;
+    fn starts(&self) -> Vec<Base> {
+        self.inner.starts()
+    }
+    fn since(&self, start: &Base) -> Result<Difference> {
+        self.inner.since(start)
+    }
+    fn retire(&mut self, upto: u64, base: Base, full: bool) -> Result<()> {
+        self.inner.retire(upto, base, full)?;
         self.keep();
         Ok(())
     }

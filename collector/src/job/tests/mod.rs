@@ -1,5 +1,6 @@
 //! Backups of a file with a ledger in memory: every promise of the room, without a kernel.
 
+mod differential;
 mod fake;
 mod kill;
 mod losses;

@@ -94,6 +94,8 @@ impl Machine {
             retired: 4,
             sealed: Vec::new(),
             base: Some(Base { repo: "a repository".into(), point: "a point".into() }),
+            starts: Vec::new(),
+            keep_full: Vec::new(),
             baseline: Default::default(),
             carry_all: 0,
         };

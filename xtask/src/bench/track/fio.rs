@@ -53,7 +53,9 @@ pub fn fio(device: &Path, job: Job) -> Result<Figures> {
     fio.arg("--name=bench").arg(format!("--filename={}", utf8(device)?));
     fio.args(["--direct=1", "--bs=4k", "--zero_buffers", "--norandommap", "--randrepeat=0", "--time_based"]);
     fio.args(["--output-format=json", "--percentile_list=50:99:99.9"]);
-    fio.arg(format!("--rw={}", job.kind)).arg(format!("--runtime={}", job.seconds));
+    // a plain number is whole seconds
+    let runtime = format!("--runtime={}ms", (job.seconds * 1e3) as u64);
+    fio.arg(format!("--rw={}", job.kind)).arg(runtime);
     let engine = if job.depth == 1 { "psync" } else { "io_uring" };
     fio.arg(format!("--ioengine={engine}")).arg(format!("--iodepth={}", job.depth));
     if let Some(rate) = job.rate {

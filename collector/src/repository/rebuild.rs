@@ -1,0 +1,190 @@
+//! Writing an index again from its segments, and setting aside what cannot be used.
+//!
+//! ```text
+//!   footers of the segments (frames, in the order they were copied)   ┐
+//!   manifest: which segments, runs of zeros                           ├─▶ index ─▶ BLAKE3 as in the manifest? else no
+//!   a frame below the end of the one before begins a pass             ┘
+//! ```
+//! Must stay true: an index counts as rebuilt only if it is, byte for byte, the one the manifest was written for; nothing
+//! is removed that can be read; what is set aside lies in `quarantine/` under its own key, whole, before it goes.
+
+use super::index::IndexWriter;
+use super::overlay::{PieceStream, stack};
+use super::run::Run;
+use super::{Repository, is_harm, keys, lost};
+use crate::block::Extent;
+use crate::error::{Error, Kind, Result};
+use crate::format::{
+    Blake3, CELL, EncodedFrame, MAX_SEGMENT, Manifest, Piece, PieceContent, SegmentId, SegmentRef,
+    SegmentTable, damaged,
+};
+use std::collections::BTreeSet;
+
+/// Where what cannot be used is kept, under its own key.
+const QUARANTINE: &str = "quarantine";
+
+/// The longest object that is set aside.
+const LONGEST: u64 = 1 << 33;
+
+impl Repository {
+    /// A point's own index is there and readable to its last byte.
+    pub(crate) fn expect_index(&self, manifest: &Manifest) -> Result<BTreeSet<SegmentId>> {
+        let index = self.index(manifest)?;
+        index.pieces().try_for_each(|piece| piece.map(drop))?;
+        Ok(index.segments().iter().map(|s| s.id).collect())
+    }
+
+    /// All segments that lie in the store, oldest first.
+    pub(crate) fn segments_lying(&self) -> Result<Vec<SegmentId>> {
+        let listed = self.store().list("seg")?;
+        let mut ids: Vec<_> = listed.iter().filter_map(|(key, _)| keys::parse_segment(key)).collect();
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
+    /// Writes a point's index again, from the segments its manifest names or, if it names none, from those of `unnamed`
+    /// that were made while it was. `Err` with kind [`Kind::Damaged`] if that does not give the index back.
+    pub(crate) fn rebuild_index(
+        &self,
+        manifest: &Manifest,
+        unnamed: &[SegmentId],
+        dry_run: bool,
+    ) -> Result<()> {
+        let key = keys::index(&manifest.device.id, manifest.point);
+        let what = || format!("rebuild the index of {}", manifest.point);
+        let ids = match &manifest.rebuild {
+            Some(rebuild) => rebuild.segments.clone(),
+            None => made_meanwhile(manifest, unnamed),
+        };
+        let mut segments = Vec::with_capacity(ids.len());
+        for id in ids {
+            segments.push(self.sound_segment(id).map_err(|e| lost(e).within(what()))?);
+        }
+        let measuring = IndexWriter::measuring(self, key.clone(), manifest.point);
+        let measured = self.write_rebuilt(manifest, &segments, measuring)?;
+        if measured != manifest.index {
+            let why = "the segments give another index than the manifest was written for";
+            return Err(Error::new(Kind::Damaged, format!("{}: {why}", what())));
+        }
+        if dry_run {
+            return Ok(());
+        }
+        self.set_aside(&key)?;
+        let writing = IndexWriter::new(self, key, manifest.point);
+        self.write_rebuilt(manifest, &segments, writing)?;
+        self.expect_index(manifest).map(drop)
+    }
+
+    /// A segment whose every frame is what was written, and the hash of all of it.
+    fn sound_segment(&self, id: SegmentId) -> Result<SegmentRef> {
+        let bytes = self.store().get(&keys::segment(id), MAX_SEGMENT)?;
+        let table = SegmentTable::decode_with(self.keys().map(AsRef::as_ref), self.uuid(), id, &bytes)?;
+        let (mut raw, mut buf) = (vec![0; CELL as usize], Vec::new());
+        for frame in &table.frames {
+            let at = frame.offset as usize;
+            let stored = bytes.get(at..at + frame.meta.stored_len as usize).unwrap_or_default();
+            let content = raw.get_mut(..frame.meta.extent.length as usize).unwrap_or_default();
+            self.decode(&frame.meta, id, stored, &mut buf, content)?;
+        }
+        Ok(SegmentRef { id, len: bytes.len() as u64, hash: Blake3::of(&bytes) })
+    }
+
+    fn write_rebuilt(
+        &self,
+        manifest: &Manifest,
+        segments: &[SegmentRef],
+        mut index: IndexWriter,
+    ) -> Result<crate::format::IndexRef> {
+        let zeros = manifest.rebuild.as_ref().map(|r| r.zeros.clone()).unwrap_or_default();
+        let inside =
+            |(at, len): &(u64, u64)| at.checked_add(*len).is_some_and(|end| end <= manifest.geometry.size);
+        if !zeros.iter().all(inside) {
+            return Err(damaged("zeros beyond the device"));
+        }
+        let zeros = zeros.into_iter().map(|(at, len)| {
+            let frame = EncodedFrame::zero(Extent::new(at, len));
+            Ok(Piece::whole(&frame.meta, 0, 0))
+        });
+        let mut layers: Vec<PieceStream> = vec![Box::new(zeros)];
+        layers.extend(self.passes_of(segments)?.into_iter().rev().map(Run::into_stream));
+        for piece in stack(layers) {
+            index.push(piece?)?;
+        }
+        Ok(index.finish(segments.to_vec())?.0)
+    }
+
+    /// The frames of the segments, cut where addresses begin anew: oldest pass first.
+    fn passes_of(&self, segments: &[SegmentRef]) -> Result<Vec<Run>> {
+        let (mut passes, mut end) = (vec![Run::default()], 0);
+        for (number, segment) in segments.iter().enumerate() {
+            for frame in self.segment_table(segment)?.frames {
+                if frame.meta.extent.offset < end {
+                    passes.push(Run::default());
+                }
+                end = frame.meta.extent.end();
+                let piece = Piece::whole(&frame.meta, number as u32, frame.offset);
+                debug_assert!(piece.content != PieceContent::Zero);
+                passes.last_mut().map_or(Ok(()), |pass| pass.push(self.store(), piece))?;
+            }
+        }
+        Ok(passes)
+    }
+
+    /// Moves an object to the quarantine; one that is not there is a success.
+    pub(crate) fn set_aside(&self, key: &str) -> Result<bool> {
+        let bytes = match self.store().get(key, LONGEST) {
+            Err(e) if e.kind() == Kind::NotFound => return Ok(false),
+            bytes => bytes?,
+        };
+        // one that was set aside before stays
+        let kept = (0..100).find_map(|n| {
+            let aside =
+                if n == 0 { format!("{QUARANTINE}/{key}") } else { format!("{QUARANTINE}/{key}.{n}") };
+            match self.store().put_new(&aside, bytes.clone()) {
+                Err(e) if e.kind() == Kind::Exists => None,
+                put => Some(put),
+            }
+        });
+        kept.unwrap_or_else(|| Err(Error::new(Kind::Exists, format!("{key} was set aside 100 times"))))?;
+        self.store().delete(key)?;
+        Ok(true)
+    }
+
+    /// Sets aside a point's map: its commit first, so that what is left is never used.
+    pub(crate) fn set_map_aside(&self, manifest: &Manifest, number: u32) -> Result<()> {
+        let (device, point) = (&manifest.device.id, manifest.point);
+        self.set_aside(&keys::map_commit(device, point, number))?;
+        self.set_aside(&keys::map(device, point, number)).map(drop)
+    }
+
+    /// Why a point's map cannot be used, if so.
+    pub(crate) fn fault_of_map(
+        &self,
+        manifest: &Manifest,
+        hash: Blake3,
+        number: u32,
+    ) -> Result<Option<String>> {
+        let map = self.point_map(&manifest.device.id, manifest.point, hash, number);
+        let read = map.and_then(|map| {
+            let index = self.map_index(&map, manifest.geometry.size)?;
+            index.pieces().try_for_each(|piece| piece.map(drop))
+        });
+        match read {
+            Ok(()) => Ok(None),
+            Err(e) if is_harm(&e) && e.kind() != Kind::Incompatible => Ok(Some(e.in_full())),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The numbers of a point's committed maps.
+    pub(crate) fn map_numbers(&self, manifest: &Manifest) -> Result<Vec<u32>> {
+        let folder = format!("map/{}/{}", manifest.device.id, manifest.point);
+        Ok(self.committed_maps(&folder)?.into_iter().map(|(.., number)| number).collect())
+    }
+}
+
+/// Segments whose names were made between the beginning and the end of a backup.
+fn made_meanwhile(manifest: &Manifest, unnamed: &[SegmentId]) -> Vec<SegmentId> {
+    let during = manifest.point.unix_millis()..=manifest.time_end;
+    unnamed.iter().copied().filter(|id| during.contains(&id.unix_millis())).collect()
+}

@@ -250,3 +250,31 @@ fn write_new(file: &Path, bytes: &[u8]) -> Result<()> {
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
     crate::sys::sync_folder(folder.unwrap_or(Path::new(".")))
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::cli::args::Cli;
+    use clap::Parser;
+
+    #[test]
+    fn the_command_lines_of_keys_are_understood() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' ')).map(drop);
+        for line in [
+            "blkdelta check --repo /r --read-data --passphrase-file /f",
+            "blkdelta --key-file /k list --repo /r",
+            "blkdelta init /r --encrypt --passphrase-fd 3 --json",
+            "blkdelta key generate /f --protect",
+            "blkdelta key add --repo /r --new-passphrase-file /f --name n --key-file /k",
+            "blkdelta key remove --repo /r 01JD3XQ8Z5W2M4T6Y8A0C2E4G6",
+        ] {
+            parse(line).unwrap_or_else(|e| panic!("{line}: {e}"));
+        }
+        for line in [
+            "blkdelta init /r --recipient blkdelta-public-AAAA",
+            "blkdelta list --repo /r --passphrase-file f --passphrase-fd 3",
+            "blkdelta list --repo /r --passphrase words",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+}

@@ -117,6 +117,9 @@ impl Repository {
     }
 }
 
+/// Offset and length of runs of zeros.
+type Zeros = Vec<(u64, u64)>;
+
 impl PointWriter {
     /// The point's name, already.
     pub const fn point(&self) -> PointId {
@@ -205,12 +208,12 @@ impl PointWriter {
     }
 
     /// The index, the bytes it covers, and its runs of zeros (some more than [`MAX_REBUILD`] if there are more).
-    fn write_index(&mut self, segments: Vec<SegmentRef>) -> Result<(IndexRef, u64, Vec<(u64, u64)>)> {
+    fn write_index(&mut self, segments: Vec<SegmentRef>) -> Result<(IndexRef, u64, Zeros)> {
         let key = keys::index(&self.new.device.id, self.point);
         let mut index = IndexWriter::new(&self.repository, key, self.point);
         let newest_first = self.passes.drain(..).rev().map(Run::into_stream).collect();
         let full = self.parent.is_none();
-        let mut zeros: Vec<(u64, u64)> = Vec::new();
+        let mut zeros = Zeros::new();
         for piece in stack(newest_first) {
             let piece = piece?;
             if !full && piece.content == PieceContent::Zero {

@@ -283,8 +283,8 @@ pub unsafe fn request_submit<const COPY: u32>(context: &Context) {
 /// `request` must be a `struct request`.
 #[inline(never)]
 unsafe fn admin_issued<const COPY: u32>(request: *const u8, op: u32) {
-    // SAFETY: by the caller's word.
     if change(op) == Change::Passthrough
+        // SAFETY: by the caller's word.
         && let Some(opcode) = unsafe { passthrough::read_admin(request) }
         && let Some(row) = COUNTERS.get_ptr_mut(ADMIN_ROW * COPIES + COPY)
     {

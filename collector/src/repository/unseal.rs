@@ -11,7 +11,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 /// The frame keys that were found, by point.
-pub(super) type Found = Mutex<HashMap<[u8; 16], (Record, Arc<FrameKey>)>>;
+pub(super) type Found = Mutex<Sessions>;
+
+/// By point.
+type Sessions = HashMap<[u8; 16], (Record, Arc<FrameKey>)>;
 
 impl Repository {
     /// The keys, if it is encrypted.
@@ -58,7 +61,7 @@ impl Repository {
         self.found().get(&point).map(|(record, _)| *record)
     }
 
-    fn found(&self) -> std::sync::MutexGuard<'_, HashMap<[u8; 16], (Record, Arc<FrameKey>)>> {
+    fn found(&self) -> std::sync::MutexGuard<'_, Sessions> {
         self.found.lock().unwrap_or_else(|e| e.into_inner())
     }
 

@@ -402,7 +402,7 @@ fn a_clock_that_goes_backwards_hides_no_point_and_drops_none_too_early() {
     };
     let file = made.repo.local_path().unwrap().join(format!("del/disk/{}.json", order[1]));
     std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-    std::fs::write(file, tombstone.encode().unwrap()).unwrap();
+    std::fs::write(file, tombstone.encode_in(None).unwrap()).unwrap();
     let chain = Chain::resolve(&made.repo, &device().id, order[1]).unwrap();
     let pruned = made.prune(2, Duration::ZERO);
     assert_eq!(made.listed(), order[4..]);

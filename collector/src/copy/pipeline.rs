@@ -1,33 +1,54 @@
 //! The threads of a pass, and how they stop.
 //!
 //! What must stay true: a reader takes a buffer before it takes a task, so the lowest task in flight always has
-//! one and the order can be restored without a bound of its own; the first failure stops everyone, and the
-//! thread that writes keeps giving buffers back until all others have ended, so nobody waits for ever.
+//! one and the order can be restored without a bound of its own; a buffer goes back when the last frame that shows a
+//! part of it is gone; the first failure stops everyone, and the thread that writes keeps letting frames go until all
+//! others have ended, so nobody waits for ever.
 
 use super::plan::{Plan, TASK, Task};
 use super::{Copied, How, Watch, interrupted, judge};
 use crate::error::{Error, Result};
-use crate::format::{EncodedFrame, encode_frame};
+use crate::format::{EncodedFrame, encode_shared};
 use crate::seal::Session;
 use crate::source::Source;
 use crate::sys::direct::{ALIGN, AlignedBuf};
+use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// Buffers, and so tasks, in flight: with the frames made of them at most twice as many MiB.
-const BUFFERS: usize = 24;
+/// Buffers, and so tasks, in flight at least and at most: with the frames made of them at most twice as many MiB.
+const BUFFERS: [usize; 2] = [12, 36];
 
 struct Read {
     task: Task,
-    buf: AlignedBuf,
+    bytes: Bytes,
 }
 
 struct Done {
     task: Task,
-    buf: AlignedBuf,
+    /// The buffer: held until the frames are written, so that nothing runs ahead of them for ever.
+    _bytes: Bytes,
     frames: Vec<EncodedFrame>,
+}
+
+/// A buffer that goes back to the pool when nobody looks at it any more.
+struct Lent {
+    buf: Option<AlignedBuf>,
+    give: Sender<AlignedBuf>,
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        self.buf.as_deref().unwrap_or_default()
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let _ = self.buf.take().map(|buf| self.give.send(buf));
+    }
 }
 
 /// What all threads of a pass share.
@@ -91,7 +112,7 @@ fn alone(shared: &Shared<'_>, keep: &mut dyn FnMut(EncodedFrame) -> Result<()>) 
     loop {
         match next(shared, &mut buf, &mut scratch) {
             Ok(Some(task)) => {
-                let frames = encode(shared, &task, &buf);
+                let frames = encode(shared, &task, &buf, &Bytes::copy_from_slice);
                 settle(shared, &task, frames, &mut copied, keep);
             }
             Ok(None) => return copied,
@@ -102,11 +123,12 @@ fn alone(shared: &Shared<'_>, keep: &mut dyn FnMut(EncodedFrame) -> Result<()>) 
 
 fn threads(shared: &Shared<'_>, keep: &mut dyn FnMut(EncodedFrame) -> Result<()>) -> Copied {
     let (give, pool) = unbounded();
-    for _ in 0..BUFFERS {
+    let buffers = (shared.how.readers + 3 * shared.how.compressors).clamp(BUFFERS[0], BUFFERS[1]);
+    for _ in 0..buffers {
         let _ = give.send(AlignedBuf::new(TASK as usize + 2 * ALIGN));
     }
-    let (read_to, to_encode) = bounded(BUFFERS);
-    let (encoded_to, to_write) = bounded(BUFFERS);
+    let (read_to, to_encode) = bounded(buffers);
+    let (encoded_to, to_write) = bounded(buffers);
     std::thread::scope(|scope| {
         for _ in 0..shared.how.readers.max(1) {
             let (pool, give, read_to) = (pool.clone(), give.clone(), read_to.clone());
@@ -116,8 +138,8 @@ fn threads(shared: &Shared<'_>, keep: &mut dyn FnMut(EncodedFrame) -> Result<()>
             let (to_encode, encoded_to) = (to_encode.clone(), encoded_to.clone());
             scope.spawn(move || compressors(shared, &to_encode, &encoded_to));
         }
-        drop((read_to, encoded_to, to_encode, pool));
-        write(shared, &to_write, &give, keep)
+        drop((read_to, encoded_to, to_encode, pool, give));
+        write(shared, &to_write, keep)
     })
 }
 
@@ -128,7 +150,8 @@ fn readers(shared: &Shared<'_>, pool: &Receiver<AlignedBuf>, give: &Sender<Align
     while let Ok(mut buf) = pool.recv() {
         match next(shared, &mut buf, &mut scratch) {
             Ok(Some(task)) => {
-                if out.send(Read { task, buf }).is_err() {
+                let bytes = Bytes::from_owner(Lent { buf: Some(buf), give: give.clone() });
+                if out.send(Read { task, bytes }).is_err() {
                     return;
                 }
                 continue;
@@ -163,19 +186,24 @@ fn next(shared: &Shared<'_>, buf: &mut AlignedBuf, scratch: &mut AlignedBuf) -> 
 }
 
 fn compressors(shared: &Shared<'_>, input: &Receiver<Read>, out: &Sender<Done>) {
-    for Read { task, buf } in input {
-        let frames = encode(shared, &task, &buf);
-        if out.send(Done { task, buf, frames }).is_err() {
+    for Read { task, bytes } in input {
+        let frames = encode(shared, &task, &bytes, &|raw| bytes.slice_ref(raw));
+        if out.send(Done { task, _bytes: bytes, frames }).is_err() {
             return;
         }
     }
 }
 
-/// The frames of a task; none after a failure, which it tells everyone.
-fn encode(shared: &Shared<'_>, task: &Task, bytes: &[u8]) -> Vec<EncodedFrame> {
+/// The frames of a task; none after a failure, which it tells everyone. `share` gives a part of `bytes` to a frame.
+fn encode(
+    shared: &Shared<'_>,
+    task: &Task,
+    bytes: &[u8],
+    share: &dyn Fn(&[u8]) -> Bytes,
+) -> Vec<EncodedFrame> {
     let mut frames = Vec::new();
     let encoded = judge::runs(task, bytes, |extent, raw| {
-        let frame = encode_frame(extent, raw, shared.how.compression)?;
+        let frame = encode_shared(extent, raw, shared.how.compression, || share(raw))?;
         frames.push(match &shared.session {
             Some(session) => frame.sealed(session)?,
             None => frame,
@@ -192,7 +220,6 @@ fn encode(shared: &Shared<'_>, task: &Task, bytes: &[u8]) -> Vec<EncodedFrame> {
 fn write(
     shared: &Shared<'_>,
     input: &Receiver<Done>,
-    give: &Sender<AlignedBuf>,
     keep: &mut dyn FnMut(EncodedFrame) -> Result<()>,
 ) -> Copied {
     let mut copied = Copied::default();
@@ -205,13 +232,10 @@ fn write(
             if !shared.over() {
                 settle(shared, &done.task, done.frames, &mut copied, keep);
             }
-            let _ = give.send(done.buf);
         }
         if shared.over() {
-            // order is of no use any more; the readers may be waiting for these buffers
-            while let Some((_, done)) = early.pop_first() {
-                let _ = give.send(done.buf);
-            }
+            // order is of no use any more; the readers may be waiting for the buffers of these
+            early.clear();
         }
     }
     copied

@@ -6,6 +6,7 @@
 //! A gap is counted from the end of the piece before (from 0 for the first), a segment number from the piece
 //! before, an offset from the end of the stored bytes of the piece before: neighbours cost a byte or none.
 
+use super::frame::with_decompressor;
 use super::varint::{Reader, put_signed, put_signed_unit, put_unit, put_varint};
 use super::{Codec, FrameHash, FrameMeta, MAX_DEVICE, MAX_SEGMENT, MAX_STORED, damaged, fits_cell};
 use crate::block::Extent;
@@ -183,7 +184,7 @@ pub fn decode_chunk(bytes: &[u8], count: usize) -> Result<Vec<Piece>> {
     if count > PIECES_PER_CHUNK {
         return Err(damaged("chunk with too many pieces"));
     }
-    let raw = zstd::bulk::decompress(bytes, count * PIECE_MAX)
+    let raw = with_decompressor(|decompressor| decompressor.decompress(bytes, count * PIECE_MAX))?
         .map_err(|e| Error::caused(Kind::Damaged, "decompress chunk of an index", e))?;
     let mut r = Reader::new(&raw);
     let kinds = r.take(count)?;

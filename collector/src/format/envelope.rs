@@ -56,14 +56,14 @@ struct Outside<'a, T> {
 }
 
 #[derive(Deserialize)]
-struct Read {
+struct Read<T> {
     magic: String,
     version: u64,
     incompatible: u64,
     #[serde(rename = "compatible")]
     _compatible: u64,
     crypto: u64,
-    body: serde_json::Value,
+    body: T,
 }
 
 /// Encodes `body` under `magic`.
@@ -93,20 +93,24 @@ fn enclose<T: Serialize>(magic: &str, body: &T, crypto: u8) -> Result<Vec<u8>> {
 
 /// Checks every byte and decodes the body, which must be such a one.
 pub(super) fn open<T: DeserializeOwned>(magic: &str, bytes: &[u8], how: Body<'_>) -> Result<T> {
-    let (body, crypto) = disclose(magic, bytes)?;
+    let Body::Sealed(cover) = how else {
+        let (body, crypto) = disclose(magic, bytes)?;
+        return expect_crypto(magic, crypto, how.crypto()).and_then(|()| body);
+    };
+    let (sealed, crypto) = disclose::<Bytes64>(magic, bytes)?;
     expect_crypto(magic, crypto, how.crypto())?;
-    let broken = |e| Error::caused(Kind::Damaged, format!("{magic}: not the JSON it must be"), e);
-    let Body::Sealed(cover) = how else { return serde_json::from_value(body).map_err(broken) };
-    let sealed: Bytes64 = serde_json::from_value(body).map_err(broken)?;
-    let plain = zeroize::Zeroizing::new(cover.open(Part::Body, &sealed.0).map_err(|e| e.within(magic))?);
-    serde_json::from_slice(&plain).map_err(broken)
+    let plain = zeroize::Zeroizing::new(cover.open(Part::Body, &sealed?.0).map_err(|e| e.within(magic))?);
+    serde_json::from_slice(&plain).map_err(|e| broken(magic, e))
 }
 
 /// As [`open`] of a readable body, and whether it is of an encrypted repository.
 pub(super) fn open_either<T: DeserializeOwned>(magic: &str, bytes: &[u8]) -> Result<(T, bool)> {
     let (body, crypto) = disclose(magic, bytes)?;
-    let broken = |e| Error::caused(Kind::Damaged, format!("{magic}: not the JSON it must be"), e);
-    Ok((serde_json::from_value(body).map_err(broken)?, crypto == CRYPTO_SEALED))
+    Ok((body?, crypto == CRYPTO_SEALED))
+}
+
+fn broken(magic: &str, error: serde_json::Error) -> Error {
+    Error::caused(Kind::Damaged, format!("{magic}: not the JSON it must be"), error)
 }
 
 /// The magic of bytes that may be such an object.
@@ -133,18 +137,28 @@ pub(super) fn expect_crypto(word: &str, found: u8, expected: u8) -> Result<()> {
     }
 }
 
-fn disclose(magic: &str, bytes: &[u8]) -> Result<(serde_json::Value, u8)> {
+/// The body, or what is wrong with it, and the crypto mode of what is otherwise in order.
+fn disclose<T: DeserializeOwned>(magic: &str, bytes: &[u8]) -> Result<(Result<T>, u8)> {
     verify(magic, bytes)?;
-    let broken = |e| Error::caused(Kind::Damaged, format!("{magic}: not the JSON it must be"), e);
-    let read: Read = serde_json::from_slice(bytes).map_err(broken)?;
-    if read.magic != magic {
-        return Err(damaged(format!(
-            "not a {magic}: magic is {:?}",
-            read.magic.get(..40).unwrap_or(&read.magic)
-        )));
+    // in one go if all is as it should be
+    if let Ok(read) = serde_json::from_slice::<Read<T>>(bytes) {
+        let crypto = read.crypto(magic)?;
+        return Ok((Ok(read.body), crypto));
     }
-    let crypto = refuse_newer(magic, read.version, read.incompatible, read.crypto)?;
-    Ok((read.body, crypto))
+    let read: Read<serde_json::Value> = serde_json::from_slice(bytes).map_err(|e| broken(magic, e))?;
+    let crypto = read.crypto(magic)?;
+    Ok((serde_json::from_value(read.body).map_err(|e| broken(magic, e)), crypto))
+}
+
+impl<T> Read<T> {
+    /// The crypto mode of an object that is one of these, and not newer than this program.
+    fn crypto(&self, magic: &str) -> Result<u8> {
+        if self.magic != magic {
+            let found = self.magic.get(..40).unwrap_or(&self.magic);
+            return Err(damaged(format!("not a {magic}: magic is {found:?}")));
+        }
+        refuse_newer(magic, self.version, self.incompatible, self.crypto)
+    }
 }
 
 fn verify(magic: &str, bytes: &[u8]) -> Result<()> {

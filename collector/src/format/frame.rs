@@ -98,6 +98,8 @@ impl FrameMeta {
 
 thread_local! {
     static COMPRESSOR: RefCell<Option<(i32, zstd::bulk::Compressor<'static>)>> = const { RefCell::new(None) };
+    /// What it writes to: a frame's bytes are copied out, so that none holds more memory than it needs.
+    static SMALL: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
 }
 
@@ -106,6 +108,19 @@ thread_local! {
 /// # Errors
 /// [`Kind::Bug`] if `raw` is not the content of a run of blocks inside one cell.
 pub fn encode_frame(extent: Extent, raw: &[u8], compression: Compression) -> Result<EncodedFrame> {
+    encode_shared(extent, raw, compression, || Bytes::copy_from_slice(raw))
+}
+
+/// The same; `share` gives `raw` without copying it.
+///
+/// # Errors
+/// As [`encode_frame`].
+pub fn encode_shared(
+    extent: Extent,
+    raw: &[u8],
+    compression: Compression,
+    share: impl FnOnce() -> Bytes,
+) -> Result<EncodedFrame> {
     if extent.length != raw.len() as u64 || !fits_cell(extent) {
         let what = format!("encode frame {extent:?} of {} bytes: not a run inside one cell", raw.len());
         return Err(Error::new(Kind::Bug, what));
@@ -115,10 +130,10 @@ pub fn encode_frame(extent: Extent, raw: &[u8], compression: Compression) -> Res
     }
     let (codec, data) = match compression {
         Compression::Zstd(level) => match compress(level, raw)? {
-            Some(small) => (Codec::Zstd, Bytes::from(small)),
-            None => (Codec::Raw, Bytes::copy_from_slice(raw)),
+            Some(small) => (Codec::Zstd, small),
+            None => (Codec::Raw, share()),
         },
-        Compression::None => (Codec::Raw, Bytes::copy_from_slice(raw)),
+        Compression::None => (Codec::Raw, share()),
     };
     let meta = FrameMeta { extent, codec, stored_len: data.len() as u32, hash: FrameHash::of(raw) };
     Ok(EncodedFrame { meta, data })
@@ -190,35 +205,45 @@ pub fn is_zero(raw: &[u8]) -> bool {
 }
 
 /// The compressed bytes if they save at least a sixteenth.
-fn compress(level: i32, raw: &[u8]) -> Result<Option<Vec<u8>>> {
+fn compress(level: i32, raw: &[u8]) -> Result<Option<Bytes>> {
+    let most = raw.len() - raw.len() / 16;
     COMPRESSOR.with_borrow_mut(|slot| {
         let failed = |e| Error::os("set up zstd", e);
         if !matches!(slot, Some((l, _)) if *l == level) {
             *slot = Some((level, zstd::bulk::Compressor::new(level).map_err(failed)?));
         }
         let Some((_, compressor)) = slot else { return Err(Error::new(Kind::Bug, "no compressor")) };
-        let mut small = vec![0; raw.len() - raw.len() / 16];
-        // an error here means: did not fit, so it does not save enough
-        Ok(compressor.compress_to_buffer(raw, &mut small[..]).ok().map(|len| {
-            small.truncate(len);
-            small.shrink_to_fit();
-            small
-        }))
+        SMALL.with_borrow_mut(|small| {
+            small.resize(CELL as usize, 0);
+            let small = &mut small[..most.min(CELL as usize)];
+            // an error here means: did not fit, so it does not save enough
+            Ok(compressor
+                .compress_to_buffer(raw, small)
+                .ok()
+                .map(|len| Bytes::copy_from_slice(&small[..len])))
+        })
     })
 }
 
 fn decompress(stored: &[u8], raw: &mut [u8]) -> Result<()> {
+    let len = raw.len();
+    match with_decompressor(|decompressor| decompressor.decompress_to_buffer(stored, raw))? {
+        Ok(got) if got == len => Ok(()),
+        Ok(_) => Err(damaged("compressed frame has another length than the index says")),
+        Err(e) => Err(Error::caused(Kind::Damaged, "decompress frame", e)),
+    }
+}
+
+/// Lends this thread's decompressor: making one costs more than a small object.
+pub(super) fn with_decompressor<T>(
+    work: impl FnOnce(&mut zstd::bulk::Decompressor<'static>) -> T,
+) -> Result<T> {
     DECOMPRESSOR.with_borrow_mut(|slot| {
         if slot.is_none() {
             *slot = Some(zstd::bulk::Decompressor::new().map_err(|e| Error::os("set up zstd", e))?);
         }
-        let Some(decompressor) = slot else { return Err(Error::new(Kind::Bug, "no decompressor")) };
-        let len = raw.len();
-        match decompressor.decompress_to_buffer(stored, raw) {
-            Ok(got) if got == len => Ok(()),
-            Ok(_) => Err(damaged("compressed frame has another length than the index says")),
-            Err(e) => Err(Error::caused(Kind::Damaged, "decompress frame", e)),
-        }
+        let decompressor = slot.as_mut().ok_or_else(|| Error::new(Kind::Bug, "no decompressor"))?;
+        Ok(work(decompressor))
     })
 }
 

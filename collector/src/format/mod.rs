@@ -30,7 +30,8 @@ pub use after::{PointMap, Tombstone};
 pub use chunk::{FrameRef, MAX_CHUNK, PIECES_PER_CHUNK, Piece, PieceContent, decode_chunk, encode_chunk};
 pub use envelope::{CRYPTO_NONE, CRYPTO_SEALED, MAX_ENVELOPE};
 pub use frame::{
-    Codec, Compression, EncodedFrame, FrameMeta, decode_frame, encode_frame, fits_cell, is_zero, open_frame,
+    Codec, Compression, EncodedFrame, FrameMeta, decode_frame, encode_frame, encode_shared, fits_cell,
+    is_zero, open_frame,
 };
 pub use hash::{Blake3, FrameHash};
 pub use header::{HEADER_LEN, Header, ObjectKind, TRAILER_LEN, Trailer};

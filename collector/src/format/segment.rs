@@ -59,7 +59,12 @@ pub struct StoredFrame {
 pub struct SegmentBuilder {
     id: SegmentId,
     repository: RepositoryId,
+    /// What was not [taken](Self::take) yet.
     bytes: Vec<u8>,
+    /// Bytes that were.
+    taken: usize,
+    /// The records of sessions are in the bytes that were taken.
+    records: Vec<u8>,
     frames: Vec<Piece>,
     keys: Option<Arc<Keys>>,
 }
@@ -74,26 +79,37 @@ impl SegmentBuilder {
     pub fn sealed(repository: RepositoryId, buffer: Vec<u8>, keys: &Arc<Keys>, room: u32) -> Self {
         let mut builder = Self::begin(repository, buffer, Some(Arc::clone(keys)));
         builder.bytes.extend_from_slice(&room.to_le_bytes());
-        let first = builder.bytes.len() + room as usize * RECORD;
-        builder.bytes.resize(first, 0);
+        builder.records = vec![0; room as usize * RECORD];
+        builder.bytes.extend_from_slice(&builder.records);
         builder
     }
 
     /// Puts in the record of a session, so that frames of it can follow; false if there is no room for it.
     pub fn admit(&mut self, record: &Record) -> bool {
-        let room = self.bytes.get(HEADER_LEN..).and_then(<[u8]>::first_chunk).copied();
-        let end = RECORDS_AT as usize + room.map_or(0, u32::from_le_bytes) as usize * RECORD;
-        let records = self.keys.as_ref().and(self.bytes.get_mut(RECORDS_AT as usize..end));
-        for place in records.into_iter().flat_map(|r| r.chunks_exact_mut(RECORD)) {
+        for (n, place) in self.records.chunks_exact_mut(RECORD).enumerate() {
             if *place == record.0 {
                 return true;
             }
-            if place.iter().all(|byte| *byte == 0) {
+            if is_free(place) {
                 place.copy_from_slice(&record.0);
+                // not taken yet: that waits for the last record
+                let at = RECORDS_AT as usize + n * RECORD;
+                if let Some(stored) = self.bytes.get_mut(at..at + RECORD) {
+                    stored.copy_from_slice(&record.0);
+                }
                 return true;
             }
         }
         false
+    }
+
+    /// Takes the bytes there are, if they are `enough` and final; the segment goes on without them, in `buffer`.
+    pub fn take(&mut self, enough: usize, buffer: Vec<u8>) -> Option<Vec<u8>> {
+        if self.bytes.len() < enough || self.records.chunks_exact(RECORD).any(is_free) {
+            return None;
+        }
+        self.taken += self.bytes.len();
+        Some(std::mem::replace(&mut self.bytes, buffer))
     }
 
     fn begin(repository: RepositoryId, mut buffer: Vec<u8>, keys: Option<Arc<Keys>>) -> Self {
@@ -102,7 +118,7 @@ impl SegmentBuilder {
         let header = Header { kind, sealed, compatible: 0, repository, id: id.to_bytes() };
         buffer.clear();
         buffer.extend_from_slice(&header.encode());
-        Self { id, repository, bytes: buffer, frames: Vec::new(), keys }
+        Self { id, repository, bytes: buffer, taken: 0, records: Vec::new(), frames: Vec::new(), keys }
     }
 
     /// Its name.
@@ -127,15 +143,20 @@ impl SegmentBuilder {
                 "put frame in segment: no bytes, wrong length, or segment full",
             ));
         }
-        let offset = self.bytes.len() as u32;
+        let offset = self.len() as u32;
         self.frames.push(Piece::whole(&frame.meta, 0, offset));
         self.bytes.extend_from_slice(&frame.data);
         Ok(offset)
     }
 
+    /// Bytes so far.
+    fn len(&self) -> usize {
+        self.taken + self.bytes.len()
+    }
+
     /// It must be closed before another frame.
     pub fn is_full(&self) -> bool {
-        self.bytes.len() >= SEGMENT_TARGET || self.frames.len() >= SEGMENT_FRAMES
+        self.len() >= SEGMENT_TARGET || self.frames.len() >= SEGMENT_FRAMES
     }
 
     /// No frames yet.
@@ -143,7 +164,7 @@ impl SegmentBuilder {
         self.frames.is_empty()
     }
 
-    /// Adds footer and trailer: the object's bytes.
+    /// Adds footer and trailer: the object's bytes, without those that were taken.
     ///
     /// # Errors
     /// If a frame is impossible or the compressor fails.
@@ -152,11 +173,15 @@ impl SegmentBuilder {
         if let Some(keys) = &self.keys {
             footer = keys.metadata().cover(&self.id.to_string()).seal(Part::Footer, &footer)?;
         }
-        let trailer = Trailer::of(self.bytes.len() as u64, &footer, self.frames.len() as u64);
+        let trailer = Trailer::of(self.len() as u64, &footer, self.frames.len() as u64);
         self.bytes.extend_from_slice(&footer);
         self.bytes.extend_from_slice(&trailer.encode(ObjectKind::Segment));
         Ok(self.bytes)
     }
+}
+
+fn is_free(record: &[u8]) -> bool {
+    record.iter().all(|byte| *byte == 0)
 }
 
 /// What a segment's footer says.
@@ -285,6 +310,22 @@ mod tests {
     }
 
     #[test]
+    fn a_segment_taken_in_parts_is_the_same() {
+        let repository = RepositoryId::generate();
+        let mut builder = SegmentBuilder::new(repository, Vec::new());
+        let (id, mut bytes) = (builder.id(), Vec::new());
+        for i in 1..40u64 {
+            let raw: Vec<u8> = (0..8192u64).map(|n| (n * i / 3) as u8).collect();
+            let frame = encode_frame(Extent::new(i * CELL, 8192), &raw, Compression::None).unwrap();
+            let offset = builder.push(&frame).unwrap();
+            bytes.extend(builder.take(20_000, Vec::new()).into_iter().flatten());
+            assert!(bytes.len() as u32 <= offset + 8192 && bytes.len() + 20_000 > offset as usize);
+        }
+        bytes.extend(builder.finish().unwrap());
+        assert_eq!(SegmentTable::decode(repository, id, &bytes).unwrap().frames.len(), 39);
+    }
+
+    #[test]
     fn a_sealed_segment_tells_its_frames_to_those_who_may_know() {
         use crate::format::{FrameHash, open_frame};
         use crate::seal::PrivateKey;
@@ -294,13 +335,16 @@ mod tests {
         let session = owner.session([5; 16]).unwrap();
         let mut builder = SegmentBuilder::sealed(repository, Vec::new(), &owner, 2);
         assert!(builder.admit(&session.record()) && builder.admit(&session.record()));
+        assert!(builder.take(0, Vec::new()).is_none(), "a record may still come");
         let other = owner.session([6; 16]).unwrap().record();
         assert!(builder.admit(&other) && !builder.admit(&owner.session([7; 16]).unwrap().record()));
         let id = builder.id();
         let raw: Vec<u8> = (0..8192u32).map(|i| FrameHash::of(&i.to_le_bytes()).0 as u8).collect();
         let frame = encode_frame(Extent::new(4096, 8192), &raw, Compression::None).unwrap();
         let offset = builder.push(&frame.sealed(&session).unwrap()).unwrap() as usize;
-        let bytes = builder.finish().unwrap();
+        let mut bytes = builder.take(0, Vec::new()).unwrap();
+        assert!(builder.admit(&other) && !builder.admit(&owner.session([7; 16]).unwrap().record()));
+        bytes.extend(builder.finish().unwrap());
         assert!(!bytes.windows(16).any(|w| raw.windows(16).step_by(16).any(|r| r == w)), "content shows");
         let table = SegmentTable::decode_with(Some(&owner), repository, id, &bytes).unwrap();
         let records = decode_sessions(&bytes).unwrap().unwrap();

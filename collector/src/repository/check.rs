@@ -1,14 +1,14 @@
 //! Looking for damage: everything that is wrong, with the points it harms, never only the first thing.
 
+use super::examine::{Examined, examine};
 use super::index::IndexReader;
 use super::share::{Read, Share, choose};
 use super::{PointState, Repository, keys};
 use crate::error::{Kind, Result};
 use crate::format::{
-    Blake3, CELL, DeviceId, IndexRef, MAX_SEGMENT, Manifest, Piece, PieceContent, PointId, PointMap,
-    SegmentId, SegmentRef, SegmentTable,
+    Blake3, DeviceId, IndexRef, Manifest, Piece, PieceContent, PointId, PointMap, SegmentId, SegmentRef,
+    SegmentTable,
 };
-use crate::seal::Rights;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
@@ -257,27 +257,27 @@ impl Check<'_> {
         named.sort_unstable_by_key(|(s, _)| s.id);
         let all: Vec<SegmentRef> = named.iter().map(|(s, _)| *s).collect();
         (self.chosen, self.report.share) = choose(&all, read);
-        let total = self.report.share.map_or(0, |share| share.bytes);
-        let mut done = 0;
-        for (segment, users) in named {
-            let key = keys::segment(segment.id);
-            let users: Vec<PointId> = users.into_iter().collect();
+        let (total, mut done) = (self.report.share.map_or(0, |share| share.bytes), 0);
+        let mut whole = Vec::new();
+        for (segment, users) in &named {
             self.report.segments += 1;
-            match there.remove(&segment.id) {
-                None => self.damage(&key, "missing", users),
-                Some(len) if len != segment.len => {
-                    self.damage(&key, format!("{len} bytes long, not {}", segment.len), users);
+            let what = match there.remove(&segment.id) {
+                None => "missing".to_owned(),
+                Some(len) if len != segment.len => format!("{len} bytes long, not {}", segment.len),
+                Some(_) => {
+                    whole.extend(self.chosen.contains(&segment.id).then_some(*segment));
+                    continue;
                 }
-                Some(_) if self.chosen.contains(&segment.id) => {
-                    self.read_segment(&key, &segment, &users)?;
-                }
-                Some(_) => {}
-            }
-            if self.chosen.contains(&segment.id) {
-                done += segment.len;
-                progress(done, total);
-            }
+            };
+            self.damage(&keys::segment(segment.id), what, users.iter().copied());
+            done += if self.chosen.contains(&segment.id) { segment.len } else { 0 };
         }
+        examine(self.repo, &whole, &mut |segment, found| {
+            self.note(segment, found);
+            done += segment.len;
+            progress(done, total);
+            Ok(())
+        })?;
         self.report.superseded = there.keys().filter(|id| self.waiting.contains(id)).count() as u64;
         self.report.unreferenced += there.len() as u64 - self.report.superseded;
         Ok(())
@@ -301,39 +301,15 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// Every byte of a segment: hash of the whole, footer, each frame.
-    fn read_segment(&mut self, key: &str, segment: &SegmentRef, users: &[PointId]) -> Result<()> {
-        let bytes = self.repo.store().get(key, MAX_SEGMENT);
-        let Some(bytes) = self.judge(key, users, bytes)? else { return Ok(()) };
-        self.report.bytes_read += bytes.len() as u64;
-        if Blake3::of(&bytes) != segment.hash {
-            self.damage(
-                key,
-                "its bytes are not those its index was written for (hash)",
-                users.iter().copied(),
-            );
+    /// What was found in a segment.
+    fn note(&mut self, segment: &SegmentRef, found: Examined) {
+        let users = self.users.get(&segment.id).map(|(_, users)| users.clone()).unwrap_or_default();
+        self.report.bytes_read += found.bytes;
+        self.report.frames += found.frames;
+        self.report.sealed_frames += found.sealed;
+        for what in found.harm {
+            self.damage(&keys::segment(segment.id), what, users.iter().copied());
         }
-        let table = SegmentTable::decode_with(
-            self.repo.keys().map(AsRef::as_ref),
-            self.repo.uuid(),
-            segment.id,
-            &bytes,
-        );
-        let Some(table) = self.judge(key, users, table)? else { return Ok(()) };
-        if self.repo.rights() == Some(Rights::Writer) {
-            self.report.sealed_frames += table.frames.len() as u64;
-            return Ok(());
-        }
-        let (mut raw, mut buf) = (vec![0; CELL as usize], Vec::new());
-        for frame in &table.frames {
-            let at = frame.offset as usize;
-            let stored = bytes.get(at..at + frame.meta.stored_len as usize).unwrap_or_default();
-            let content = raw.get_mut(..frame.meta.extent.length as usize).unwrap_or_default();
-            let decoded = self.repo.decode(&frame.meta, segment.id, stored, &mut buf, content);
-            self.report.frames += 1;
-            self.judge(key, users, decoded)?;
-        }
-        Ok(())
     }
 
     /// Every piece of an index shows a frame that its segment's own table knows, in the same words.

@@ -13,10 +13,15 @@ use crate::format::{
 };
 use crate::seal::{Keys, Part};
 use crate::sys::failpoint;
+use bytes::Bytes;
 use std::sync::Arc;
 
 /// An index longer than this goes to the store in parts of this length.
 const PART: usize = 8 << 20;
+
+/// An index no longer than this is read at once and kept: a long chain is made of such, and each read of one costs more
+/// than its bytes. A thousand of them are 32 MiB at most.
+const SMALL: u64 = 32 << 10;
 
 /// Writes an index from ascending pieces.
 pub(super) struct IndexWriter {
@@ -120,7 +125,7 @@ impl IndexWriter {
         if self.stream.is_none() {
             self.stream = Some(store.stream(&self.key)?);
         }
-        self.stream.as_mut().map_or(Ok(()), |stream| stream.part(part))
+        self.stream.as_mut().map_or(Ok(()), |stream| stream.part(part.into()))
     }
 
     /// Makes the index durable. Gives back what the manifest says of it, and the bytes it covers.
@@ -185,6 +190,33 @@ impl<'a> Asked<'a> {
     }
 }
 
+/// An index's bytes, where they are.
+struct Object<'a> {
+    store: &'a Store,
+    key: &'a str,
+    whole: Option<Bytes>,
+}
+
+impl<'a> Object<'a> {
+    /// Reads a small one whole; it must be as long as its commit says.
+    fn open(store: &'a Store, asked: &'a Asked<'_>) -> Result<Self> {
+        let (key, told) = (asked.key.as_str(), asked.told.len);
+        let whole = if told <= SMALL { Some(store.get(key, SMALL)?) } else { None };
+        let len = whole.as_ref().map_or_else(|| store.len(key), |whole| Ok(whole.len() as u64))?;
+        if len != told || len < (HEADER_LEN + TRAILER_LEN) as u64 {
+            return Err(damaged(format!("{len} bytes long, its manifest says {told}")));
+        }
+        Ok(Self { store, key, whole })
+    }
+
+    fn range(&self, at: u64, len: u64) -> Result<Bytes> {
+        let Some(whole) = &self.whole else { return self.store.get_range(self.key, at, len) };
+        let inside = at.checked_add(len).is_some_and(|end| end <= whole.len() as u64);
+        let cut_short = || damaged(format!("{}: {} bytes, cut short", self.key, whole.len()));
+        if inside { Ok(whole.slice(at as usize..(at + len) as usize)) } else { Err(cut_short()) }
+    }
+}
+
 /// An index whose footer was read and checked.
 #[derive(Clone)]
 pub(crate) struct IndexReader {
@@ -193,6 +225,8 @@ pub(crate) struct IndexReader {
     key: String,
     size: u64,
     bytes: u64,
+    /// All of a small one.
+    whole: Option<Bytes>,
     footer: Arc<IndexFooter>,
 }
 
@@ -201,25 +235,24 @@ impl IndexReader {
     pub(super) fn open(repository: &Repository, asked: &Asked<'_>) -> Result<Self> {
         let (key, keys) = (asked.key.clone(), repository.keys().cloned());
         failpoint("repo.read.index")?;
-        let footer = Self::footer(repository.store(), keys.as_deref(), asked);
-        let footer = Arc::new(footer.map_err(|e| lost(e).within(format!("open index {key}")))?);
+        let store = repository.store_handle();
+        let opened = Object::open(&store, asked).and_then(|object| {
+            let footer = Self::footer(&object, keys.as_deref(), asked)?;
+            Ok((object.whole, Arc::new(footer)))
+        });
+        let (whole, footer) = opened.map_err(|e| lost(e).within(format!("open index {key}")))?;
         let (size, bytes) = (asked.size, asked.told.len);
-        Ok(Self { store: repository.store_handle(), keys, key, size, bytes, footer })
+        Ok(Self { store, keys, key, size, bytes, whole, footer })
     }
 
-    fn footer(store: &Store, keys: Option<&Keys>, asked: &Asked<'_>) -> Result<IndexFooter> {
-        let (key, told) = (&asked.key, asked.told);
-        let len = store.len(key)?;
-        if len != told.len || len < (HEADER_LEN + TRAILER_LEN) as u64 {
-            return Err(damaged(format!("{len} bytes long, its manifest says {}", told.len)));
-        }
-        let header = store.get_range(key, 0, HEADER_LEN as u64)?;
-        let header = Header::decode(ObjectKind::Index, &header)?;
+    fn footer(object: &Object<'_>, keys: Option<&Keys>, asked: &Asked<'_>) -> Result<IndexFooter> {
+        let (told, len) = (asked.told, asked.told.len);
+        let header = Header::decode(ObjectKind::Index, &object.range(0, HEADER_LEN as u64)?)?;
         header.expect(asked.repository, asked.point.to_bytes())?;
         header.expect_sealed(keys.is_some())?;
-        let last = store.get_range(key, len - TRAILER_LEN as u64, TRAILER_LEN as u64)?;
+        let last = object.range(len - TRAILER_LEN as u64, TRAILER_LEN as u64)?;
         let trailer = Trailer::decode(ObjectKind::Index, &last, len)?;
-        let bytes = store.get_range(key, trailer.footer_at, trailer.footer_len)?;
+        let bytes = object.range(trailer.footer_at, trailer.footer_len)?;
         if Blake3::of(&bytes) != told.footer {
             return Err(damaged("another footer than its manifest says"));
         }
@@ -227,7 +260,7 @@ impl IndexReader {
             None => IndexFooter::decode(&trailer, &bytes)?,
             Some(keys) => {
                 trailer.check(&bytes)?;
-                let plain = keys.metadata().cover(key).open(Part::Footer, &bytes)?;
+                let plain = keys.metadata().cover(object.key).open(Part::Footer, &bytes)?;
                 IndexFooter::decode_plain(&trailer, &plain)?
             }
         };
@@ -287,7 +320,8 @@ impl IndexReader {
 
     fn chunk(&self, n: usize) -> Result<Vec<Piece>> {
         let entry = self.footer.chunks.get(n).ok_or_else(|| Error::new(Kind::Bug, "no such chunk"))?;
-        let bytes = self.store.get_range(&self.key, entry.at, u64::from(entry.len))?;
+        let object = Object { store: &self.store, key: &self.key, whole: self.whole.clone() };
+        let bytes = object.range(entry.at, u64::from(entry.len))?;
         entry.check(&bytes)?;
         let Some(keys) = &self.keys else { return decode_chunk(&bytes, entry.pieces as usize) };
         let plain = keys.metadata().cover(&self.key).open(Part::Chunk(n as u64), &bytes)?;

@@ -13,7 +13,8 @@ use super::overlay::PieceStream;
 use super::{Repository, keys, lost, tool, unix_millis};
 use crate::error::{Error, Kind, Result};
 use crate::format::{
-    Blake3, DeviceId, MAX_ENVELOPE, Manifest, Piece, PieceContent, PointId, PointMap, SegmentRef, damaged,
+    Blake3, DeviceId, MAX_ENVELOPE, Manifest, Piece, PieceContent, PointId, PointMap, SegmentId, SegmentRef,
+    damaged,
 };
 use crate::sys::failpoint;
 use std::collections::{BTreeMap, HashMap};
@@ -147,30 +148,41 @@ impl Repository {
 /// Segments in the order in which pieces name them first; those that no piece names are left out.
 struct Table<'a> {
     all: &'a [SegmentRef],
-    numbers: HashMap<crate::format::SegmentId, u32>,
+    /// The new number of each old one that was named. A segment may have several old ones.
+    known: Vec<Option<u32>>,
+    numbers: HashMap<SegmentId, u32>,
     used: Vec<SegmentRef>,
 }
 
 impl<'a> Table<'a> {
     fn new(all: &'a [SegmentRef]) -> Self {
-        Self { all, numbers: HashMap::new(), used: Vec::new() }
+        Self { all, known: vec![None; all.len()], numbers: HashMap::new(), used: Vec::new() }
     }
 
     /// The piece with its segment's new number; `None` for zeros.
     fn renumber(&mut self, mut piece: Piece) -> Result<Option<Piece>> {
         let PieceContent::Stored(frame) = &mut piece.content else { return Ok(None) };
         let beyond = || Error::new(Kind::Bug, "piece names a segment beyond the table");
-        let segment = self.all.get(frame.segment as usize).ok_or_else(beyond)?;
-        frame.segment = match self.numbers.get(&segment.id) {
-            Some(number) => *number,
+        let old = frame.segment as usize;
+        frame.segment = match *self.known.get(old).ok_or_else(beyond)? {
+            Some(number) => number,
             None => {
-                let number = u32::try_from(self.used.len())
-                    .map_err(|_| Error::new(Kind::Unsupported, "map of more than 2^32 segments"))?;
-                self.numbers.insert(segment.id, number);
-                self.used.push(*segment);
+                let number = self.number(self.all.get(old).ok_or_else(beyond)?)?;
+                self.known[old] = Some(number);
                 number
             }
         };
         Ok(Some(piece))
+    }
+
+    fn number(&mut self, segment: &SegmentRef) -> Result<u32> {
+        if let Some(number) = self.numbers.get(&segment.id) {
+            return Ok(*number);
+        }
+        let number = u32::try_from(self.used.len())
+            .map_err(|_| Error::new(Kind::Unsupported, "map of more than 2^32 segments"))?;
+        self.numbers.insert(segment.id, number);
+        self.used.push(*segment);
+        Ok(number)
     }
 }

@@ -18,6 +18,7 @@
 
 mod check;
 mod drop;
+mod examine;
 mod fill;
 mod index;
 mod keys;
@@ -27,6 +28,7 @@ mod lock;
 mod maps;
 mod memory;
 mod mover;
+mod near;
 mod net;
 mod open;
 mod orphans;

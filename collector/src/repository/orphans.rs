@@ -6,7 +6,7 @@
 use super::drop::Swept;
 use super::lock::DeviceLock;
 use super::{PointState, Repository, keys, unix_millis};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::format::{DeviceId, PointId, SegmentId};
 use crate::sys::failpoint;
 use std::collections::BTreeSet;
@@ -45,7 +45,35 @@ impl Repository {
                 (swept.segments, swept.bytes) = (swept.segments + 1, swept.bytes + length);
             }
         }
+        self.sweep_unfinished(before)?;
         Ok(swept)
+    }
+
+    /// Removes files of a local store that a writer which died was filling: `NAME#1`, hidden from every listing.
+    fn sweep_unfinished(&self, before: u64) -> Result<()> {
+        let Some(root) = self.store().folder() else { return Ok(()) };
+        let what = || format!("look for unfinished files in {}", root.display());
+        for folder in ["seg", "idx"].map(|name| root.join(name)) {
+            // a copy may have lost a folder that was empty
+            if !folder.exists() {
+                continue;
+            }
+            for inner in std::fs::read_dir(folder).os_context(what)? {
+                let inner = inner.os_context(what)?;
+                if !inner.file_type().os_context(what)?.is_dir() {
+                    continue;
+                }
+                for file in std::fs::read_dir(inner.path()).os_context(what)? {
+                    let file = file.os_context(what)?;
+                    let name = file.file_name();
+                    let id = name.to_str().and_then(|name| name.split_once('#')?.0.parse::<SegmentId>().ok());
+                    if id.is_some_and(|id| id.unix_millis() < before) {
+                        std::fs::remove_file(file.path()).os_context(what)?;
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The writers' locks of all devices that ever had one.
@@ -84,4 +112,25 @@ struct Named {
     points: BTreeSet<(DeviceId, PointId)>,
     maps: BTreeSet<(DeviceId, PointId, u32)>,
     segments: BTreeSet<SegmentId>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_a_dead_writer_was_filling_are_removed_when_they_are_old() {
+        let dir = tempfile::tempdir().unwrap();
+        let repo = Repository::create(dir.path().to_str().unwrap()).unwrap();
+        let old = SegmentId::from_bytes([0; 16]);
+        let young = SegmentId::generate();
+        let place = |name: String| dir.path().join("seg/00").join(name);
+        std::fs::create_dir(dir.path().join("seg/00")).unwrap();
+        for name in [format!("{old}#1"), format!("{young}#1"), "other#1".into()] {
+            std::fs::write(place(name), "part of a segment").unwrap();
+        }
+        repo.sweep_orphans(Duration::from_secs(3600)).unwrap();
+        assert!(!place(format!("{old}#1")).exists() && place(format!("{young}#1")).exists());
+        assert!(place("other#1".into()).exists(), "not ours");
+    }
 }

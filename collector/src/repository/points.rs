@@ -137,22 +137,30 @@ impl Repository {
     /// # Errors
     /// [`Kind::NotFound`]; [`Kind::Usage`] if `latest` could be of several devices, or it is no id.
     pub fn resolve(&self, name: &str, device: Option<&DeviceId>) -> Result<(DeviceId, PointId)> {
-        let points = device.map_or_else(|| self.points(), |device| self.points_of(device))?;
         let absent = || {
             Error::new(Kind::NotFound, format!("no recovery point {name} in this repository"))
                 .hint("`blkdelta list` shows what there is")
         };
         if name != "latest" {
-            let id: PointId = name.parse()?;
-            let entry = points.into_iter().find(|p| p.id == id).ok_or_else(absent)?;
-            return Ok((entry.device, entry.id));
+            return self.listed(name.parse()?, device)?.ok_or_else(absent);
         }
+        let points = device.map_or_else(|| self.points(), |device| self.points_of(device))?;
         let last = points.last().ok_or_else(absent)?;
         if points.iter().any(|p| p.device != last.device) {
             return Err(Error::new(Kind::Usage, "latest: this repository holds points of several devices")
                 .hint("name the point by its id; `blkdelta list` shows them"));
         }
         Ok((last.device.clone(), last.id))
+    }
+
+    /// A point that is listed, by the names alone: the other manifests are not read.
+    fn listed(&self, id: PointId, device: Option<&DeviceId>) -> Result<Option<(DeviceId, PointId)>> {
+        let folder = device.map_or_else(|| "bak".to_owned(), |device| format!("bak/{device}"));
+        let keys = self.store().list(&folder)?;
+        let found =
+            keys.iter().filter_map(|(key, _)| keys::parse_manifest(key)).find(|(_, point)| *point == id);
+        let Some(found) = found else { return Ok(None) };
+        Ok((!self.buried(Some(&found.0))?.contains(&found)).then_some(found))
     }
 
     /// The manifest of a parent, checked to be the very object the child was made on.

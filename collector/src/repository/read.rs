@@ -92,7 +92,7 @@ impl Repository {
         }
         stored.sort_unstable_by_key(|(extent, s)| (s.segment, s.offset, extent.offset));
         let mut rest = &stored[..];
-        while let Some(together) = neighbours(rest) {
+        while let Some(together) = neighbours(rest.iter().map(|(_, s)| s)) {
             let (now, later) = rest.split_at(together);
             self.read_together(now, sink)?;
             rest = later;
@@ -105,29 +105,45 @@ impl Repository {
     /// # Errors
     /// As [`read_pieces`](Self::read_pieces).
     pub(crate) fn read_into(&self, pieces: &[Piece], buf: &mut [u8]) -> Result<()> {
-        let (mut stored, mut places, mut at) = (Vec::new(), Vec::new(), 0);
+        let (mut stored, mut rest) = (Vec::with_capacity(pieces.len()), buf);
         for piece in pieces {
-            let end = at + piece.extent.length as usize;
+            let cut = std::mem::take(&mut rest).split_at_mut_checked(piece.extent.length as usize);
+            let (part, after) = cut.ok_or_else(|| Error::new(Kind::Bug, "read into too small a buffer"))?;
+            rest = after;
             match piece.content {
-                Content::Zero => buf[at..end].fill(0),
-                Content::Stored(_) | Content::Lost => {
-                    stored.push(*piece);
-                    places.push((piece.extent, at));
-                }
+                Content::Zero => part.fill(0),
+                Content::Stored(s) => stored.push((piece.extent, s, part)),
+                Content::Lost => return Err(damaged("its index cannot be read")),
             }
-            at = end;
         }
-        let mut missing = places.len();
-        self.read_pieces(&stored, &mut |extent, bytes| {
-            let found = places.binary_search_by_key(&extent, |(extent, _)| *extent);
-            let Ok(i) = found else {
-                return Err(Error::new(Kind::Bug, format!("{extent:?} was not asked for")));
-            };
-            buf[places[i].1..][..bytes.len()].copy_from_slice(bytes);
-            missing -= 1;
-            Ok(())
-        })?;
-        if missing == 0 { Ok(()) } else { Err(Error::new(Kind::Bug, "not every piece was delivered")) }
+        stored.sort_unstable_by_key(|(extent, s, _)| (s.segment, s.offset, extent.offset));
+        let mut rest = &mut stored[..];
+        while let Some(together) = neighbours(rest.iter().map(|(_, s, _)| s)) {
+            let (now, later) = rest.split_at_mut(together);
+            self.read_group_into(now)?;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// One read for pieces of one segment; what is shown whole is decoded where it belongs.
+    fn read_group_into(&self, pieces: &mut [(Extent, Stored, &mut [u8])]) -> Result<()> {
+        let fetched = self.fetch(pieces.iter().map(|(_, s, _)| s))?;
+        let mut bufs = Bufs::default();
+        let mut decoded = None;
+        for (extent, s, part) in pieces {
+            let stored = fetched.stored(s);
+            if s.frame.extent == *extent {
+                self.verify_into(&fetched, s, &stored, &mut bufs.plain, part)?;
+                continue;
+            }
+            if decoded != Some((s.offset, s.frame)) {
+                self.verify(&fetched, s, &stored, &mut bufs)?;
+                decoded = Some((s.offset, s.frame));
+            }
+            part.copy_from_slice(bufs.part(s, extent)?);
+        }
+        Ok(())
     }
 
     /// Reads and verifies one piece.
@@ -157,9 +173,9 @@ impl Repository {
         sink: &mut dyn FnMut(&Stored, Bytes) -> Result<()>,
     ) -> Result<u64> {
         let (mut rest, mut read, mut bufs) = (frames, 0, Bufs::default());
-        while let Some(together) = neighbours(rest) {
+        while let Some(together) = neighbours(rest.iter().map(|(_, s)| s)) {
             let (now, later) = rest.split_at(together);
-            let fetched = self.fetch(now)?;
+            let fetched = self.fetch(now.iter().map(|(_, s)| s))?;
             read += fetched.bytes.len() as u64;
             for (_, s) in now {
                 let stored = fetched.stored(s);
@@ -177,7 +193,7 @@ impl Repository {
         pieces: &[(Extent, Stored)],
         sink: &mut dyn FnMut(Extent, &[u8]) -> Result<()>,
     ) -> Result<()> {
-        let fetched = self.fetch(pieces)?;
+        let fetched = self.fetch(pieces.iter().map(|(_, s)| s))?;
         let mut bufs = Bufs::default();
         let mut decoded = None;
         for (extent, s) in pieces {
@@ -185,19 +201,16 @@ impl Repository {
                 self.verify(&fetched, s, &fetched.stored(s), &mut bufs)?;
                 decoded = Some((s.offset, s.frame));
             }
-            let part = bufs.raw.get(s.skip as usize..).and_then(|r| r.get(..extent.length as usize));
-            let part = part.ok_or_else(|| Error::new(Kind::Bug, "piece reaches beyond its frame"))?;
-            sink(*extent, part)?;
+            sink(*extent, bufs.part(s, extent)?)?;
         }
         Ok(())
     }
 
     /// The stored bytes from the first to the last of the pieces, all of one segment.
-    fn fetch(&self, pieces: &[(Extent, Stored)]) -> Result<Fetched> {
-        let nothing = || Error::new(Kind::Bug, "read no pieces");
-        let (_, first) = pieces.first().ok_or_else(nothing)?;
+    fn fetch<'a>(&self, mut pieces: impl Iterator<Item = &'a Stored>) -> Result<Fetched> {
+        let first = pieces.next().ok_or_else(|| Error::new(Kind::Bug, "read no pieces"))?;
         let (key, start) = (keys::segment(first.segment), u64::from(first.offset));
-        let end = pieces.iter().map(|(_, s)| end_of(s)).max().unwrap_or(start);
+        let end = pieces.map(end_of).fold(end_of(first), u64::max);
         failpoint("repo.read.data")?;
         let bytes = self.store().get_range(&key, start, end - start).map_err(lost)?;
         Ok(Fetched { key, start, bytes })
@@ -206,7 +219,19 @@ impl Repository {
     /// Decodes and verifies a frame.
     fn verify(&self, fetched: &Fetched, s: &Stored, stored: &[u8], bufs: &mut Bufs) -> Result<()> {
         bufs.raw.resize(s.frame.extent.length.min(CELL) as usize, 0);
-        let verified = self.decode(&s.frame, s.segment, stored, &mut bufs.plain, &mut bufs.raw);
+        self.verify_into(fetched, s, stored, &mut bufs.plain, &mut bufs.raw)
+    }
+
+    /// The same, to where it belongs; after an error nothing there is of use.
+    fn verify_into(
+        &self,
+        fetched: &Fetched,
+        s: &Stored,
+        stored: &[u8],
+        plain: &mut Vec<u8>,
+        raw: &mut [u8],
+    ) -> Result<()> {
+        let verified = self.decode(&s.frame, s.segment, stored, plain, raw);
         verified.map_err(|e| e.within(format!("read {} at byte {}", fetched.key, s.offset)))
     }
 
@@ -249,22 +274,30 @@ struct Bufs {
     plain: Vec<u8>,
 }
 
+impl Bufs {
+    /// The content of a piece of the frame that was decoded.
+    fn part(&self, s: &Stored, extent: &Extent) -> Result<&[u8]> {
+        let part = self.raw.get(s.skip as usize..).and_then(|raw| raw.get(..extent.length as usize));
+        part.ok_or_else(|| Error::new(Kind::Bug, "piece reaches beyond its frame"))
+    }
+}
+
 fn end_of(s: &Stored) -> u64 {
     u64::from(s.offset) + u64::from(s.frame.stored_len)
 }
 
 /// How many of the sorted pieces one read should fetch; `None` if there are none.
-fn neighbours(pieces: &[(Extent, Stored)]) -> Option<usize> {
-    let (_, first) = pieces.first()?;
+fn neighbours<'a>(mut pieces: impl Iterator<Item = &'a Stored>) -> Option<usize> {
+    let first = pieces.next()?;
     let mut end = end_of(first);
-    let far = pieces.iter().position(|(_, s)| {
+    let near = pieces.take_while(|s| {
         let near = s.segment == first.segment
             && u64::from(s.offset) <= end + GAP
             && end_of(s) - u64::from(first.offset) <= READ;
         end = end.max(end_of(s));
-        !near
+        near
     });
-    Some(far.unwrap_or(pieces.len()).max(1))
+    Some(1 + near.count())
 }
 
 fn hand_out_zeros(extent: Extent, sink: &mut dyn FnMut(Extent, &[u8]) -> Result<()>) -> Result<()> {

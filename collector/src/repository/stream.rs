@@ -3,6 +3,7 @@
 use super::net::{Patience, classify};
 use super::store::Store;
 use crate::error::{Error, Kind, Result};
+use bytes::Bytes;
 use object_store::path::Path as Key;
 use object_store::{MultipartUpload, ObjectStore, PutMultipartOptions, PutPayload};
 use std::sync::Arc;
@@ -33,7 +34,7 @@ pub(crate) struct ObjectStream {
 
 impl ObjectStream {
     /// Appends bytes.
-    pub fn part(&mut self, bytes: Vec<u8>) -> Result<()> {
+    pub fn part(&mut self, bytes: Bytes) -> Result<()> {
         let Some(mut upload) = self.upload.take() else {
             return Err(Error::new(Kind::Bug, format!("write {}: it failed before", self.key)));
         };

@@ -1,20 +1,17 @@
-//! Segments on their way to the store: one is filled by the caller while others are hashed and written here.
+//! Segments on their way to a store over the network: one is filled by the caller while others are hashed and sent here.
 
 use super::keys;
 use super::store::Store;
 use crate::error::{Error, Kind, Result};
 use crate::format::{Blake3, SegmentBuilder, SegmentRef};
-use crate::sys::{failpoint, planted};
+use crate::sys::failpoint;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-/// Threads that hash and write: one alone bounds a backup from memory-fast disks (blake3 runs at 1.5 GB/s a core).
-const THREADS: usize = 2;
-
-/// Over the network, where one connection is slower than the line; 32 MiB of memory each.
-const FAR_THREADS: usize = 4;
+/// Threads: one connection is slower than the line. Each has a segment, 32 MiB of memory.
+const THREADS: usize = 4;
 
 /// A segment and its place in the index's table.
 type Numbered<T> = (usize, T);
@@ -29,12 +26,11 @@ pub(super) struct Uploader {
 
 impl Uploader {
     pub fn start(store: &Arc<Store>) -> Result<Self> {
-        let count = if store.folder().is_some() { THREADS } else { FAR_THREADS };
-        // no queue: one segment is being filled and one written per thread, 96 MiB in all for two
+        // no queue: one segment is being filled, and one sent per thread
         let (send, receive) = bounded::<Numbered<SegmentBuilder>>(0);
-        let (give_back, buffers) = bounded(count);
+        let (give_back, buffers) = bounded(THREADS);
         let mut threads = Vec::new();
-        for _ in 0..count {
+        for _ in 0..THREADS {
             let (store, receive, give_back) = (Arc::clone(store), receive.clone(), give_back.clone());
             let work = move || {
                 let mut done = Vec::new();
@@ -100,12 +96,8 @@ impl Drop for Uploader {
 
 fn upload(store: &Store, segment: SegmentBuilder) -> Result<(SegmentRef, Vec<u8>)> {
     let id = segment.id();
-    let mut bytes = segment.finish()?;
+    let bytes = segment.finish()?;
     let stored = SegmentRef { id, len: bytes.len() as u64, hash: Blake3::of(&bytes) };
-    if planted("stored-bit-flipped") {
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 1;
-    }
     let bytes = Bytes::from(bytes);
     failpoint("repo.segment.put")?;
     store.put(&keys::segment(id), bytes.clone())?;

@@ -1,9 +1,11 @@
-//! Makes repositories of known shape through the library, and resolves points: what `cargo xtask bench repo` measures.
+//! Makes repositories of known shape through the library, and resolves points: what `cargo xtask bench chains` and
+//! `growth` measure.
 //!
 //! ```text
 //!   blkdelta-archive chain REPO IMAGE LINKS BYTES   a full of IMAGE, and increments of BYTES each in runs of 4 to 64 KiB
 //!   blkdelta-archive verify REPO IMAGE LINKS BYTES  the points of such a chain hold what was written to it
 //!   blkdelta-archive full REPO BYTES                a full of a device of BYTES, every cell used, of made-up frames
+//!   blkdelta-archive grow REPO LINKS PIECES         increments of so many made-up frames, anywhere, on such a full
 //!   blkdelta-archive resolve REPO POINT             traces a point and walks all of its pieces
 //! ```
 //! Each prints one JSON object. Nothing is tracked, nothing needs root.
@@ -28,8 +30,9 @@ fn main() -> Result<()> {
         ["chain", repo, image, links, bytes] => chain(repo, image, links.parse()?, bytes.parse()?)?,
         ["verify", repo, image, links, bytes] => verify(repo, image, links.parse()?, bytes.parse()?)?,
         ["full", repo, bytes] => full(repo, bytes.parse()?)?,
+        ["grow", repo, links, pieces] => grow(repo, links.parse()?, pieces.parse()?)?,
         ["resolve", repo, point] => resolve(repo, point)?,
-        _ => bail!("usage: blkdelta-archive chain|full|resolve WORDS"),
+        _ => bail!("usage: blkdelta-archive chain|verify|full|grow|resolve WORDS"),
     };
     println!("{said}");
     Ok(())
@@ -149,21 +152,46 @@ fn change(image: &mut [u8], bytes: u64, random: &mut Random) -> Vec<Extent> {
     runs.into_iter().map(|(at, n)| Extent::new(at * 4096, n * 4096)).collect()
 }
 
+/// A frame of one stored byte: only its record counts.
+fn made_up(extent: Extent, salt: u64) -> EncodedFrame {
+    let hash = FrameHash::of(&[extent.offset, salt].map(u64::to_le_bytes).concat());
+    let meta = FrameMeta { extent, codec: Codec::Zstd, stored_len: 1, hash };
+    EncodedFrame { meta, data: vec![0].into() }
+}
+
 fn full(repo: &str, size: u64) -> Result<Value> {
     let repo = Repository::create(repo)?;
     let lock = repo.lock(&device()?)?;
     let mut writer = begin(&repo, &lock, size, None)?;
     for cell in 0..size / CELL {
-        let extent = Extent::new(cell * CELL, CELL);
-        let hash = FrameHash::of(&cell.to_le_bytes());
-        let meta = FrameMeta { extent, codec: Codec::Zstd, stored_len: 1, hash };
-        writer.add(EncodedFrame { meta, data: vec![0].into() })?;
+        writer.add(made_up(Extent::new(cell * CELL, CELL), 0))?;
     }
     let manifest = writer.finish(info(1))?;
     let (point, index) = (manifest.point.to_string(), manifest.index);
     Ok(
         json!({ "point": point, "index_bytes": index.len, "pieces": index.pieces, "segments": index.segments }),
     )
+}
+
+fn grow(repo: &str, links: u64, pieces: u64) -> Result<Value> {
+    let repo = Repository::open(repo)?;
+    let lock = repo.lock(&device()?)?;
+    let full = repo.points()?.pop().context("a full to grow on")?;
+    let size = full.manifest().context("a readable full")?.geometry.size;
+    let (mut parent, mut random) = (full.id, Random::new(8));
+    for link in 1..=links {
+        let mut cells: Vec<u64> = (0..pieces).map(|_| random.below(size / CELL)).collect();
+        cells.sort_unstable();
+        cells.dedup();
+        let mut writer = begin(&repo, &lock, size, Some(parent))?;
+        for cell in cells {
+            let blocks = 1 << random.below(5);
+            let first = random.below(17 - blocks);
+            writer.add(made_up(Extent::new(cell * CELL + first * 4096, blocks * 4096), link))?;
+        }
+        parent = writer.finish(info(link + 1))?.point;
+    }
+    Ok(json!({ "point": parent.to_string() }))
 }
 
 fn resolve(repo: &str, point: &str) -> Result<Value> {

@@ -15,10 +15,10 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::Command;
 
-/// Bytes of the device.
+/// Bytes of the device of most benchmarks.
 pub const SIZE: u64 = 1 << 30;
-/// Room for the device, the copies of all contenders, and what they keep.
-const ROOM: u64 = 6 << 30;
+/// Room for that device, the copies of all contenders, and what they keep.
+pub const ROOM: u64 = 6 << 30;
 
 /// The bed. Fields are dropped in this order.
 pub struct Bed {
@@ -32,19 +32,34 @@ pub struct Bed {
 impl Bed {
     /// In memory, if there is enough.
     pub fn in_memory(program: &Path) -> Result<Self> {
-        Self::make(program, Scratch::new(ROOM)?)
+        Self::sized(program, SIZE, ROOM)
+    }
+
+    /// In memory, with a device of `size` bytes, and room for what is made of it.
+    pub fn sized(program: &Path, size: u64, room: u64) -> Result<Self> {
+        Self::make(program, Scratch::new(room)?, size, size)
+    }
+
+    /// In memory, with a device of `size` bytes that holds `content` bytes, and otherwise nothing.
+    pub fn sparse(program: &Path, content: u64, size: u64, room: u64) -> Result<Self> {
+        Self::make(program, Scratch::new(room)?, content, size)
     }
 
     /// Beside the program: on the disk it was built on.
     pub fn on_disk(program: &Path) -> Result<Self> {
         let folder = program.parent().context("folder of the program")?;
-        Self::make(program, Scratch::in_folder(folder, ROOM)?)
+        Self::make(program, Scratch::in_folder(folder, ROOM)?, SIZE, SIZE)
     }
 
     /// Makes the device and tracks it.
-    fn make(program: &Path, scratch: Scratch) -> Result<Self> {
+    fn make(program: &Path, scratch: Scratch, content: u64, size: u64) -> Result<Self> {
         let source = scratch.join("source.img");
-        real_data(&source)?;
+        real_data(&source, content)?;
+        fs::OpenOptions::new()
+            .write(true)
+            .open(&source)?
+            .set_len(size)
+            .context("make the device's file as large")?;
         let device = Loop::on(&source)?;
         let product = Product::new(program.to_owned(), &scratch)?;
         product.run(&["track", utf8(device.path())?])?;
@@ -65,8 +80,14 @@ impl Bed {
     pub fn backup(&self, repo: &str, more: &[&str]) -> Result<Sample> {
         let repo = self.scratch.join(repo);
         let words = [&["backup", self.word()?, "--repo", utf8(&repo)?], more].concat();
-        let ran = self.product.run(&words)?;
-        Ok(Sample::seconds(ran.took, ran.peak))
+        Ok(Sample::from(&self.product.run(&words)?))
+    }
+
+    /// A whole walk of the program over one of its repositories.
+    pub fn with_repository(&self, verb: &str, repo: &str, more: &[&str]) -> Result<Sample> {
+        let repo = self.scratch.join(repo);
+        let words = [&[verb, "--repo", utf8(&repo)?], more].concat();
+        Ok(Sample::from(&self.product.run(&words)?))
     }
 
     /// Removes a file or folder of the scratch folder that may not be there.
@@ -91,18 +112,17 @@ impl Drop for Bed {
 /// Runs another tool; an error unless it succeeds.
 pub fn rival(command: &mut Command) -> Result<Sample> {
     let what = format!("{command:?}");
-    let ran = watch(command)?.success(&what)?;
-    Ok(Sample::seconds(ran.took, ran.peak))
+    Ok(Sample::from(&watch(command)?.success(&what)?))
 }
 
 /// A disk's worth of programs and libraries: neither random nor zero.
-fn real_data(to: &Path) -> Result<()> {
+fn real_data(to: &Path, size: u64) -> Result<()> {
     let mut shell = Command::new("sh");
     shell.arg("-c").arg(
         "while [ \"$(stat -c %s \"$1\" 2>/dev/null || echo 0)\" -lt \"$2\" ]; do \
          tar -C / -cf - usr 2>/dev/null | head -c \"$2\" >> \"$1\"; done; truncate -s \"$2\" \"$1\"; sync \"$1\"",
     );
-    quiet(shell.arg("real_data").arg(to).arg(SIZE.to_string()))?;
+    quiet(shell.arg("real_data").arg(to).arg(size.to_string()))?;
     Ok(())
 }
 
@@ -140,14 +160,15 @@ impl Aligned {
     }
 }
 
-/// Writes random runs of 4 to 64 KiB over `share` of the device, which is what programs do to a disk in a while.
-pub fn change(device: &Path, random: &mut Random, share: f64) -> Result<()> {
+/// Writes random runs of 4 to 64 KiB, `bytes` in all, somewhere in the first `reach` bytes: what programs do to a disk
+/// in a while.
+pub fn change(device: &Path, random: &mut Random, reach: u64, bytes: u64) -> Result<()> {
     let file = direct(device)?;
     let data = Aligned::random(64 << 10, random);
-    let mut left = (SIZE as f64 * share) as i64;
+    let mut left = bytes as i64;
     while left > 0 {
         let length = 4096 << random.below(5);
-        let at = random.below((SIZE - length) / 4096) * 4096;
+        let at = random.below((reach - length) / 4096) * 4096;
         let skip = random.below(((64 << 10) - length) / 4096 + 1) as usize * 4096;
         file.write_all_at(&data.get()[skip..skip + length as usize], at).context("change the device")?;
         left -= length as i64;

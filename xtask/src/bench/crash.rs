@@ -61,7 +61,7 @@ impl Bed<'_> {
             passes.filter_map(|pass| pass[key].as_u64()).sum()
         };
         self.last.set((bytes("bytes"), point["stored_bytes"].as_u64().unwrap_or(0)));
-        Ok(Sample::seconds(ran.took, ran.peak))
+        Ok(Sample::from(&ran))
     }
 
     /// Programs rewrite parts of files.
@@ -201,5 +201,5 @@ fn writes(data: &File, log: Option<&File>, hot: bool, random: &mut Random) -> Re
         data.write_all_at(block.get(), at).context("write the data")?;
         count += 1;
     }
-    Ok(Sample { figure: began.elapsed().as_secs_f64() * 1e6 / count.max(1) as f64, peak: 0 })
+    Ok(Sample { figure: began.elapsed().as_secs_f64() * 1e6 / count.max(1) as f64, peak: 0, cpu: 0.0 })
 }

@@ -10,8 +10,10 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::Command;
 
-/// The memory nothing may exceed, at any device size.
-const MEMORY: u64 = 256 << 20;
+/// The memory that anything may have, and what each frame may add that it has to know of.
+pub const MEMORY: u64 = 100 << 20;
+/// See [`MEMORY`].
+pub const PER_FRAME: u64 = 24;
 
 /// Where the README's table stands.
 const MARKS: (&str, &str) =
@@ -41,9 +43,10 @@ impl Headline {
         Self::new(what, format!("{ratio:.2} ×"), aim, ratio >= limit)
     }
 
-    /// The most memory a program had.
-    pub fn memory(what: &str, peak: u64) -> Self {
-        Self::new(what, format!("{} MiB", peak >> 20), "≤ 256 MiB", peak <= MEMORY)
+    /// The most memory a program had that dealt with so many frames.
+    pub fn memory(what: &str, peak: u64, frames: u64) -> Self {
+        let met = peak <= MEMORY + PER_FRAME * frames;
+        Self::new(what, format!("{} MiB", peak >> 20), "≤ 100 MiB + 24 B per frame", met)
     }
 }
 
@@ -55,22 +58,33 @@ pub struct Findings {
     pub headlines: Vec<Headline>,
 }
 
-/// Keeps the findings, with when and where they were made.
-pub fn keep(ws: &Workspace, name: &str, findings: &Findings, note: &str) -> Result<()> {
-    let line = |h: &Headline| {
-        let aim = match (h.aim, h.met) {
+impl Headline {
+    /// Its line of the table.
+    fn line(&self) -> String {
+        let aim = match (self.aim, self.met) {
             ("", _) => String::new(),
             (aim, true) => format!("{aim}: met"),
             (aim, false) => format!("{aim}: **missed**"),
         };
-        format!("| {} | {} | {aim} |", h.what, h.measured)
-    };
+        format!("| {} | {} | {aim} |", self.what, self.measured)
+    }
+}
+
+impl Findings {
+    /// The figures that count, each with its aim and whether that was met.
+    pub fn lines(&self) -> String {
+        self.headlines.iter().map(|headline| headline.line() + "\n").collect()
+    }
+}
+
+/// Keeps the findings, with when and where they were made.
+pub fn keep(ws: &Workspace, name: &str, findings: &Findings, note: &str) -> Result<()> {
     let kept = json!({
         "date": text(Command::new("date").args(["-u", "+%Y-%m-%d %H:%M"]))?.trim(),
         "machine": machine()?,
         "note": note,
         "text": findings.text,
-        "headlines": findings.headlines.iter().map(line).collect::<Vec<_>>(),
+        "headlines": findings.headlines.iter().map(Headline::line).collect::<Vec<_>>(),
     });
     let path = place(ws, name);
     fs::create_dir_all(path.parent().context("folder of the results")?)

@@ -9,9 +9,12 @@ mod chains;
 mod crash;
 mod document;
 mod full;
+mod growth;
 mod incremental;
 mod interleaved;
+mod limits;
 mod restore;
+mod rivals;
 mod track;
 
 use crate::build::build;
@@ -30,25 +33,44 @@ struct Benchmark {
     run: fn(&Path, usize) -> Result<Findings>,
 }
 
-const BENCHMARKS: [Benchmark; 5] = [
+impl Benchmark {
+    /// By its name, or that of its group.
+    fn is_meant(&self, name: &str) -> bool {
+        self.name == name || (name == REPO.0 && REPO.1.contains(&self.name))
+    }
+}
+
+const BENCHMARKS: [Benchmark; 6] = [
     Benchmark {
         name: "track",
         about: "the price of tracking: time in the programs, rates and latencies, memory, cuts, other ways",
         run: track::run,
     },
-    Benchmark { name: "full", about: "a full backup against dd and qemu-img convert", run: full::run },
+    Benchmark {
+        name: "full",
+        about: "a full backup against the machine's limits, cp, dd, qemu-img convert and restic; encryption",
+        run: full::run,
+    },
     Benchmark {
         name: "incremental",
-        about: "an incremental after 2 % random change against a bare copy of it, restic and a full scan",
+        about: "an incremental after 3 % random change against reading just that, restic and borg; large devices",
         run: incremental::run,
     },
-    Benchmark { name: "restore", about: "a restore against qemu-img convert back to raw", run: restore::run },
     Benchmark {
-        name: "repo",
-        about: "chains of 1 to 1,000 points, and indexes of devices of up to 10 TiB",
-        run: chains::run,
+        name: "restore",
+        about: "a restore and a check against the machine's limits and qemu-img convert back to raw",
+        run: restore::run,
+    },
+    Benchmark { name: "chains", about: "restoring points of chains of 1 to 1,000", run: chains::run },
+    Benchmark {
+        name: "growth",
+        about: "indexes of devices of 10 GiB to 10 TiB, and a merge of 30 increments",
+        run: growth::run,
     },
 ];
+
+/// `bench repo`: all that the repository's side is measured by.
+const REPO: (&str, [&str; 5]) = ("repo", ["full", "incremental", "restore", "chains", "growth"]);
 
 /// Measured for docs/SAFETY.md: no part of the price page.
 const CRASH: Benchmark = Benchmark {
@@ -75,10 +97,11 @@ pub fn bench(ws: &Workspace, name: Option<&str>, rounds: usize, keep: Keep, note
         for benchmark in BENCHMARKS.iter().chain([&CRASH]) {
             println!("{:12} {}", benchmark.name, benchmark.about);
         }
+        println!("{:12} all of {}", REPO.0, REPO.1.join(", "));
         return Ok(());
     }
     let mut chosen: Vec<&Benchmark> =
-        BENCHMARKS.iter().filter(|benchmark| name.is_none_or(|name| benchmark.name == name)).collect();
+        BENCHMARKS.iter().filter(|benchmark| name.is_none_or(|name| benchmark.is_meant(name))).collect();
     chosen.extend((name == Some(CRASH.name)).then_some(&CRASH));
     if chosen.is_empty() || rounds == 0 {
         bail!("`cargo xtask bench` lists what can be measured, in at least one round");
@@ -90,14 +113,14 @@ pub fn bench(ws: &Workspace, name: Option<&str>, rounds: usize, keep: Keep, note
     if chosen.iter().any(|benchmark| benchmark.name == "track") {
         track::build_meter(ws)?;
     }
-    if chosen.iter().any(|benchmark| benchmark.name == "repo") {
+    if chosen.iter().any(|benchmark| ["chains", "growth"].contains(&benchmark.name)) {
         chains::build_archive(ws)?;
     }
     process::listen()?;
     for benchmark in chosen {
         say(format!("bench {}: {rounds} rounds after one that does not count", benchmark.name));
         let findings = (benchmark.run)(&program, rounds)?;
-        println!("{}", findings.text);
+        println!("{}\n{}", findings.text, findings.lines());
         if keep != Keep::Nothing {
             document::keep(ws, benchmark.name, &findings, note)?;
         }

@@ -49,6 +49,8 @@ pub struct Ran {
     pub took: Duration,
     /// The most memory it had, in bytes.
     pub peak: u64,
+    /// Processor time of it and its children, in seconds; the kernel tells it in hundredths.
+    pub cpu: f64,
 }
 
 impl Ran {
@@ -65,7 +67,7 @@ impl Ran {
 pub fn watch(command: &mut Command) -> Result<Ran> {
     let what = format!("{command:?}");
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let began = Instant::now();
+    let (began, spent) = (Instant::now(), children_cpu());
     let mut child = command.spawn().with_context(|| format!("start {what}"))?;
     let (out, err) = (reader(child.stdout.take()), reader(child.stderr.take()));
     let (mut peak, mut looked) = (0, None::<Instant>);
@@ -85,7 +87,18 @@ pub fn watch(command: &mut Command) -> Result<Ran> {
     };
     let took = began.elapsed();
     let text = |thread: JoinHandle<String>| thread.join().unwrap_or_default();
-    Ok(Ran { out: text(out), err: text(err), code: status.code(), took, peak })
+    let cpu = children_cpu() - spent;
+    Ok(Ran { out: text(out), err: text(err), code: status.code(), took, peak, cpu })
+}
+
+/// Processor time of all children that ended, in seconds; 0 if the kernel does not tell.
+fn children_cpu() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // after the name, which may hold anything: cutime and cstime are the fields 16 and 17 of proc(5)
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
+    let ticks: f64 = fields.skip(13).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum();
+    // USER_HZ is 100 on every architecture that can run this
+    ticks / 100.0
 }
 
 fn reader(stream: Option<impl Read + Send + 'static>) -> JoinHandle<String> {

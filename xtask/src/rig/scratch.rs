@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 const PREFIX: &str = "blkdelta-xtask-";
@@ -19,10 +20,11 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Where `need` bytes are free: in memory if that leaves as much again, else in the temporary folder.
+    /// Where `need` bytes are free: in memory if that leaves as much again, or 6 GiB; else in the temporary folder.
     pub fn new(need: u64) -> Result<Self> {
         let roots = [PathBuf::from("/dev/shm"), std::env::temp_dir()];
-        let in_memory = free(&roots[0]).unwrap_or(0) >= need && memory().unwrap_or(0) >= 2 * need;
+        let enough = need + need.min(6 << 30);
+        let in_memory = free(&roots[0]).unwrap_or(0) >= need && memory().unwrap_or(0) >= enough;
         // the other place may hold what an earlier run left
         roots.iter().for_each(|root| sweep(root));
         Self::in_folder(if in_memory { &roots[0] } else { &roots[1] }, need)
@@ -35,7 +37,9 @@ impl Scratch {
         if there < need {
             bail!("{} has {} MiB free, {} MiB are needed", root.display(), there >> 20, need >> 20);
         }
-        let path = root.join(format!("{PREFIX}{}", std::process::id()));
+        static SERIAL: AtomicU32 = AtomicU32::new(0);
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let path = root.join(format!("{PREFIX}{}-{serial}", std::process::id()));
         fs::create_dir(&path).with_context(|| format!("create {}", path.display()))?;
         Ok(Self { path })
     }
@@ -78,7 +82,8 @@ impl Drop for Scratch {
 fn sweep(root: &Path) {
     for entry in fs::read_dir(root).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.parse::<u32>().ok());
+        let ours = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
+        let pid = ours.and_then(|pid| pid.parse::<u32>().ok());
         if pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
             match teardown(&entry.path()) {
                 Ok(()) => say(format!("removed what a killed run left: {name}")),

@@ -33,6 +33,7 @@ pub const VM: &[Package] = &[
 /// For `bench` besides.
 pub const BENCH: &[Package] = &[
     Package { name: "restic", program: "restic" },
+    Package { name: "borgbackup", program: "borg" },
     Package { name: "fio", program: "fio" },
     Package { name: "blktrace", program: "blktrace" },
 ];

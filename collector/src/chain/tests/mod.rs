@@ -3,6 +3,7 @@
 mod between;
 mod keeping;
 mod pruning;
+mod thousand;
 
 use super::*;
 use crate::block::{Extent, ExtentSet, Granularity};

@@ -27,7 +27,7 @@ pub fn run(bed: &Bed, rounds: usize, empty: &[f64]) -> Result<String> {
     );
     for kind in &bed.kinds {
         let lost = RefCell::new((0, 0));
-        let each = |found: super::fio::Figures| Sample { figure: found.each(), peak: 0 };
+        let each = |found: super::fio::Figures| Sample { figure: found.each(), peak: 0, cpu: 0.0 };
         let mut contenders = vec![
             Contender::new("not tracked", || fio(&kind.device, JOB).map(each)),
             Contender::new("tracked", || bed.tracking(&kind.device, || fio(&kind.device, JOB).map(each))),

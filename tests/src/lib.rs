@@ -13,6 +13,7 @@
 //! ```
 
 pub mod bpf;
+pub mod bucket;
 pub mod device;
 pub mod fault;
 pub mod files;
@@ -30,6 +31,7 @@ pub mod protected;
 pub mod proxy;
 pub mod random;
 mod raw;
+pub mod recorded;
 pub mod replica;
 pub mod scratch;
 pub mod server;

@@ -104,7 +104,8 @@ pub enum Verb {
     /// Send recovery points to another repository, parents first; what is there already is not sent again
     #[command(after_help = "Examples:
   blkdelta copy --from /backup --to s3://bucket/offsite --all
-  blkdelta copy --from /backup --to /mnt/usb/repo --point latest --full")]
+  blkdelta copy --from /backup --to /mnt/usb/repo --point latest --full
+  blkdelta copy --from /backup --from-key-file owner.key --to s3://bucket/p --to-passphrase-file words --all")]
     Copy(super::copying::Copy),
     /// Write lost or damaged indexes again from the data, and set aside what cannot be used
     #[command(after_help = "Example:\n  blkdelta repair --repo /backup --dry-run")]

@@ -67,7 +67,7 @@ fn run(cli: Cli) -> Result<Ending> {
         Verb::Audit(args) => auditing::audit(&args),
         Verb::List(args) => listing::list(&args),
         Verb::Check(args) => checking::check(&args),
-        Verb::Copy(args) => copying::copy(&args),
+        Verb::Copy(args) => copying::copy(&args, &source),
         Verb::Repair(args) => repairing::repair(&args),
         Verb::Merge(args) => keeping::merge(&args),
         Verb::Prune(args) => keeping::prune(&args),

@@ -82,9 +82,13 @@ impl Recorded {
         }
         let mut command = Command::new(SERVER);
         for (node, path) in [("bytes", &bytes), ("log", &log)] {
-            command.args(["--blockdev", &format!("driver=file,node-name={node},filename={}", path.display())]);
+            command
+                .args(["--blockdev", &format!("driver=file,node-name={node},filename={}", path.display())]);
         }
-        command.args(["--blockdev", "driver=blklogwrites,node-name=disk,file=bytes,log=log,log-sector-size=512"]);
+        command.args([
+            "--blockdev",
+            "driver=blklogwrites,node-name=disk,file=bytes,log=log,log-sector-size=512",
+        ]);
         let export = format!("type=fuse,id=disk,node-name=disk,writable=on,mountpoint={}", file.display());
         command.args(["--export", &export]).stdin(Stdio::null()).stdout(Stdio::null());
         let server = die_with_us(&mut command).spawn().with_context(|| format!("start {SERVER}"))?;
@@ -262,7 +266,10 @@ impl Replay<'_> {
             let length = (self.record.size - at).min(1 << 20) as usize;
             bytes.read_exact_at(&mut one[..length], at)?;
             self.file.read_exact_at(&mut other[..length], at)?;
-            ensure!(one[..length] == other[..length], "the log does not lead to the disk, in the MiB at {at}");
+            ensure!(
+                one[..length] == other[..length],
+                "the log does not lead to the disk, in the MiB at {at}"
+            );
         }
         Ok(())
     }

@@ -118,7 +118,8 @@ impl Server {
         let latest = |part: &&str| part.contains("<IsLatest>true") && part.contains(&format!("<Key>{key}<"));
         let all = body.split("<Version>").flat_map(|part| part.split("<DeleteMarker>"));
         let newest = all.into_iter().find(latest).context("no version is the latest")?;
-        let id = newest.split_once("<VersionId>").and_then(|(_, rest)| rest.split_once('<')).context("no id")?.0;
+        let id =
+            newest.split_once("<VersionId>").and_then(|(_, rest)| rest.split_once('<')).context("no id")?.0;
         let (status, body) = self.ask("DELETE", &format!("/{bucket}/{key}?versionId={id}"), &[], b"")?;
         ensure!(status == 204, "remove a version of {key}: {status} {body}");
         Ok(())

@@ -230,7 +230,8 @@ fn a_resize_gives_up_start_points_and_says_so() -> Result<()> {
         churn(device.path(), &mut random, 8)?;
         let points = care.points()?.len();
         for since in ["latest-full", &named, "latest"] {
-            let ended = care.home.run(care.backup_words(&["--since", since]))?.expect(1, "since before it")?;
+            let ended =
+                care.home.run(care.backup_words(&["--since", since]))?.expect(1, "since before it")?;
             ensure!(ended.err.contains("try:") && !ended.err.contains("panicked"), "{since}: {ended}");
         }
         ensure!(care.points()?.len() == points, "a point was made all the same");

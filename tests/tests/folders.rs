@@ -80,8 +80,11 @@ fn a_folder_that_can_only_be_read_is_read() -> Result<()> {
     for words in [&["prune", "--keep-last", "1"][..], &["compact"], &["merge", "--up-to", "latest"]] {
         refused(care.home.run([words, &["--repo", &repo]].concat())?, &only_read)?;
     }
-    refused(care.home.run(["copy", "--from", &copy, "--to", &repo, "--all"])?, &["same", "read-only", "Read-only"])
-        .or_else(|_| care.home.run(["copy", "--from", &copy, "--to", &repo, "--all"]).map(drop))?;
+    refused(
+        care.home.run(["copy", "--from", &copy, "--to", &repo, "--all"])?,
+        &["same", "read-only", "Read-only"],
+    )
+    .or_else(|_| care.home.run(["copy", "--from", &copy, "--to", &repo, "--all"]).map(drop))?;
     ensure!(files_below(&care.repo)? == files, "something was written");
     memory.remount("rw")?;
     let now = Image::of(device.path())?;
@@ -118,7 +121,8 @@ fn a_store_that_vanishes_in_the_middle_keeps_the_bits() -> Result<()> {
             churn(device.path(), &mut random, 10)?;
             let aside = scratch.fresh("aside");
             let ended = vanish(&care, &memory, going, step, &aside).context(what.clone())?;
-            refused(ended, &["moved, removed or unmounted", "No such file", "not found"]).context(what.clone())?;
+            refused(ended, &["moved, removed or unmounted", "No such file", "not found"])
+                .context(what.clone())?;
             let (pending, _) = care.diff()?;
             ensure!(!pending.is_empty(), "{what}: the bits are lost");
             come_back(&care, &memory, going, &aside)?;
@@ -138,7 +142,10 @@ fn vanish(care: &Protected<'_>, memory: &Memory, going: Going, step: &str, aside
     let child = command.env("BLKDELTA_FAILPOINT", format!("{step}=stop")).spawn()?;
     let stat = format!("/proc/{}/stat", child.id());
     let began = Instant::now();
-    let stopped = || std::fs::read_to_string(&stat).is_ok_and(|s| s.rsplit(')').next().is_some_and(|s| s.starts_with(" T")));
+    let stopped = || {
+        std::fs::read_to_string(&stat)
+            .is_ok_and(|s| s.rsplit(')').next().is_some_and(|s| s.starts_with(" T")))
+    };
     while !stopped() {
         ensure!(began.elapsed() < Duration::from_secs(60), "it never came to {step}");
         std::thread::sleep(Duration::from_millis(10));

@@ -140,7 +140,8 @@ impl Host<'_> {
 
 /// Everything that is listed restores, and what must be there is.
 fn ensure_holds(folder: &Path, source: &dyn KeySource, points: &Points, cut: &Cut) -> Result<bool> {
-    let must = |known: &Known| known.made <= cut.durable && known.going.is_none_or(|going| cut.begun <= going);
+    let must =
+        |known: &Known| known.made <= cut.durable && known.going.is_none_or(|going| cut.begun <= going);
     let must: BTreeSet<PointId> = points.iter().filter(|(_, known)| must(known)).map(|(id, _)| *id).collect();
     let repo = match Repository::open_with(&folder.display().to_string(), source) {
         Ok(repo) => repo,
@@ -155,7 +156,9 @@ fn ensure_holds(folder: &Path, source: &dyn KeySource, points: &Points, cut: &Cu
         let known = points.get(&entry.id).with_context(|| format!("point {} that nobody made", entry.id))?;
         let mut bytes = Vec::new();
         let restore = Restore::prepare(&repo, &entry.device, entry.id)?;
-        restore.stream(None, &mut bytes, &()).map_err(|e| anyhow::anyhow!("{}: {}", entry.id, e.in_full()))?;
+        restore
+            .stream(None, &mut bytes, &())
+            .map_err(|e| anyhow::anyhow!("{}: {}", entry.id, e.in_full()))?;
         ensure!(bytes == known.image.bytes(), "point {} restores otherwise", entry.id);
     }
     let report = check(&repo, true, &mut |_, _| {})?;
@@ -169,7 +172,8 @@ fn ensure_goes_on(folder: &Path, points: &Points, cut: &Cut) -> Result<()> {
     for device in repo.devices()? {
         let all = Policy { last: 1000, ..Policy::default() };
         for _ in 0..2 {
-            prune(&repo, &device, &all, Duration::ZERO, false).map_err(|e| anyhow::anyhow!("{}", e.in_full()))?;
+            prune(&repo, &device, &all, Duration::ZERO, false)
+                .map_err(|e| anyhow::anyhow!("{}", e.in_full()))?;
         }
     }
     ensure_holds(folder, &NoKey, points, cut).map(drop)

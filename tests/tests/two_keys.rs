@@ -39,10 +39,9 @@ fn ensure_two_keys(bed: &mut Bed<'_>, scratch: &Scratch) -> Result<()> {
     bed.care.ensure_sound()?;
     ensure!(bed.care.points()?.len() == 3, "not all points are listed");
     bed.run("merge", &["--up-to", "latest"])?.expect(0, "a merge only adds")?;
-    for (verb, words) in [
-        ("prune", &["--keep-last", "1", "--grace", "0"][..]),
-        ("compact", &["--dead", "1%", "--grace", "0"]),
-    ] {
+    for (verb, words) in
+        [("prune", &["--keep-last", "1", "--grace", "0"][..]), ("compact", &["--dead", "1%", "--grace", "0"])]
+    {
         let before = bed.server.keys("bucket")?;
         refused(bed.run(verb, words)?, "A key that only adds")?;
         let after = bed.server.keys("bucket")?;
@@ -60,7 +59,10 @@ fn ensure_two_keys(bed: &mut Bed<'_>, scratch: &Scratch) -> Result<()> {
         bed.care.home.run(words)?.expect(0, what)?;
     }
     ensure!(bed.care.points()? == [points[2].0.clone()], "more stays than the keeper kept");
-    bed.care.home.run(["compact", "--repo", &keeper, "--dead", "1%", "--grace", "0"])?.expect(0, "compact")?;
+    bed.care
+        .home
+        .run(["compact", "--repo", &keeper, "--dead", "1%", "--grace", "0"])?
+        .expect(0, "compact")?;
     // and the host goes on, on what the keeper left
     let next = bed.care.backup(&bed.words.iter().map(String::as_str).collect::<Vec<_>>())?;
     ensure!(next.kind() == "incremental", "{}", next.json);

@@ -71,23 +71,22 @@ struct Keys {
 
 impl Keys {
     fn from(&self, all: &Source) -> Source {
-        let own = Unlock {
-            passphrase_file: self.from_passphrase_file.clone(),
-            passphrase_fd: None,
-            passphrase_command: self.from_passphrase_command.clone(),
-            key_file: self.from_key_file.clone(),
-        };
+        let own = given(&self.from_passphrase_file, &self.from_passphrase_command, &self.from_key_file);
         all.of_one(own, "--from")
     }
 
     fn to(&self, all: &Source) -> Source {
-        let own = Unlock {
-            passphrase_file: self.to_passphrase_file.clone(),
-            passphrase_fd: None,
-            passphrase_command: self.to_passphrase_command.clone(),
-            key_file: self.to_key_file.clone(),
-        };
+        let own = given(&self.to_passphrase_file, &self.to_passphrase_command, &self.to_key_file);
         all.of_one(own, "--to")
+    }
+}
+
+fn given(file: &Option<PathBuf>, command: &Option<String>, key_file: &Option<PathBuf>) -> Unlock {
+    Unlock {
+        passphrase_file: file.clone(),
+        passphrase_fd: None,
+        passphrase_command: command.clone(),
+        key_file: key_file.clone(),
     }
 }
 

@@ -114,12 +114,7 @@ impl SegmentBuilder {
         false
     }
 
-    fn begin(
-        repository: RepositoryId,
-        mut buffer: Vec<u8>,
-        keys: Option<Arc<Keys>>,
-        id: SegmentId,
-    ) -> Self {
+    fn begin(repository: RepositoryId, mut buffer: Vec<u8>, keys: Option<Arc<Keys>>, id: SegmentId) -> Self {
         let (kind, sealed) = (ObjectKind::Segment, keys.is_some());
         let header = Header { kind, sealed, compatible: 0, repository, id: id.to_bytes() };
         buffer.clear();

@@ -119,7 +119,8 @@ impl Repository {
     /// set back since that was made.
     pub(super) fn newest(&self, device: &DeviceId, new: PointId) -> Result<u64> {
         let listed = self.store().list(&format!("bak/{device}"))?;
-        let last = listed.iter().filter_map(|(key, _)| keys::parse_manifest(key)).map(|(_, point)| point).max();
+        let last =
+            listed.iter().filter_map(|(key, _)| keys::parse_manifest(key)).map(|(_, point)| point).max();
         let Some(last) = last else { return Ok(0) };
         if last < new {
             // a damaged one tells nothing

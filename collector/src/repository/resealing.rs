@@ -87,9 +87,8 @@ impl<'a> Passage<'a> {
         for frame in &table.frames {
             let end = frame.offset as usize + frame.meta.stored_len as usize;
             let passed = self.frame(frame.meta, id, bytes.slice(frame.offset as usize..end));
-            let passed = passed.map_err(|e| {
-                e.within(format!("take over {} at byte {}", keys::segment(id), frame.offset))
-            })?;
+            let passed = passed
+                .map_err(|e| e.within(format!("take over {} at byte {}", keys::segment(id), frame.offset)))?;
             let is = builder.push(&passed)?;
             places.push(Place { was: frame.offset, is, stored_len: passed.meta.stored_len });
         }

@@ -3,8 +3,8 @@
 use super::{Repository, keys, lost};
 use crate::error::{Error, Kind, Result};
 use crate::format::{
-    DeviceId, DeviceIdent, EncodedFrame, FrameMeta, HEADER_LEN, Header, MAX_SEGMENT, ObjectKind, SESSIONS_HEAD, SegmentId, damaged,
-    decode_frame, decode_sessions, open_frame,
+    DeviceId, DeviceIdent, EncodedFrame, FrameMeta, HEADER_LEN, Header, MAX_SEGMENT, ObjectKind,
+    SESSIONS_HEAD, SegmentId, damaged, decode_frame, decode_sessions, open_frame,
 };
 use crate::seal::{Cover, FrameKey, Keys, RECORD, Record};
 use std::collections::HashMap;

@@ -21,7 +21,8 @@ use crate::sys::{failpoint, planted};
 use std::sync::Arc;
 
 /// What a point says that an older one is later than.
-const BEHIND: &str = "this machine's clock is behind the times of points before this one; it is sorted after them";
+const BEHIND: &str =
+    "this machine's clock is behind the times of points before this one; it is sorted after them";
 
 /// What is known when a backup begins.
 #[derive(Clone, Debug)]

@@ -51,7 +51,10 @@ fn fill(repo: &Repository) -> (Model, Points) {
     let writes: [&[&[(usize, usize, What)]]; 4] = [
         &[&[(0, 300, What::Noise(1)), (400, 150, What::Same(7)), (960, 4, What::Noise(2))]],
         &[&[(3, 2, What::Zero), (90, 40, What::Noise(3)), (410, 1, What::Same(8))]],
-        &[&[(0, 1, What::Noise(4)), (96, 20, What::Zero)], &[(5, 90, What::Noise(5)), (963, 1, What::Same(1))]],
+        &[
+            &[(0, 1, What::Noise(4)), (96, 20, What::Zero)],
+            &[(5, 90, What::Noise(5)), (963, 1, What::Same(1))],
+        ],
         &[&[(200, 9, What::Noise(6)), (700, 16, What::Same(3))]],
     ];
     let mut points: Points = Vec::new();
@@ -143,8 +146,7 @@ fn points_that_were_merged_and_compacted_are_copied() {
         let lock = from.repo.lock(&model.device).unwrap();
         Chain::resolve(&from.repo, &model.device, points[2].0).unwrap().merge(&lock).unwrap();
         drop(lock);
-        let limits =
-            Limits { dead: 0.0, max_bytes: u64::MAX, bandwidth: None, grace: Duration::ZERO };
+        let limits = Limits { dead: 0.0, max_bytes: u64::MAX, bandwidth: None, grace: Duration::ZERO };
         for _ in 0..2 {
             compact(&from.repo, &model.device, &limits, false, &mut |_, _| true).unwrap();
         }
@@ -297,7 +299,8 @@ mod killed {
         }
 
         fn words(&self, to: &str, what: &[&str]) -> Vec<String> {
-            let mut words = vec!["copy".to_owned(), "--from".into(), self.at("from"), "--to".into(), self.at(to)];
+            let mut words =
+                vec!["copy".to_owned(), "--from".into(), self.at("from"), "--to".into(), self.at(to)];
             if self.encrypted.0 {
                 words.extend(["--from-key-file".into(), self.key("from")]);
             }

@@ -237,23 +237,33 @@ fn a_resize_gives_up_start_points_and_says_so() -> Result<()> {
         ensure!(care.points()?.len() == points, "a point was made all the same");
         let status = care.home.json(["status"])?;
         host::say(&format!("{NAME}: start points after a resize: {}", status[0]["start_points"]));
-        // the next point of each repository is a full one, whole and of the new size
-        for repo in &repos {
-            care.repo.clone_from(repo);
-            let one = made(&care, &[])?;
-            ensure!(one.1.kind() == "full" && doubts(&one.1) == 0, "{size}: {}", one.1.json);
-            ensure!(one.2.size() == size, "{} bytes", one.2.size());
-            all.push(one);
-            churn(device.path(), &mut random, 8)?;
-            all.push(made(&care, &[])?);
-            churn(device.path(), &mut random, 8)?;
-            // the wish holds: what changed since that full is kept again
-            let one = made(&care, &["--since", "latest-full"])?;
-            let full = &all[all.len() - 2].1.id;
-            ensure!(one.1.kind() == "incremental" && parent(&one.1) == *full, "{}", one.1.json);
-            ensure!(doubts(&one.1) == 0, "{}", one.1.json);
-            all.push(one);
-        }
+        start_anew(&mut care, &repos, size, &mut random, &mut all)?;
     }
     ensure_all(&mut care, &all)
+}
+
+/// The next point of each repository is a full one, whole and of the new size, and the wish holds for it.
+fn start_anew(
+    care: &mut Protected<'_>,
+    repos: &[PathBuf],
+    size: u64,
+    random: &mut Random,
+    all: &mut Vec<Made>,
+) -> Result<()> {
+    for repo in repos {
+        care.repo.clone_from(repo);
+        let one = made(care, &[])?;
+        ensure!(one.1.kind() == "full" && doubts(&one.1) == 0, "{size}: {}", one.1.json);
+        ensure!(one.2.size() == size, "{} bytes", one.2.size());
+        let full = one.1.id.clone();
+        all.push(one);
+        churn(&care.device, random, 8)?;
+        all.push(made(care, &[])?);
+        churn(&care.device, random, 8)?;
+        let one = made(care, &["--since", "latest-full"])?;
+        ensure!(one.1.kind() == "incremental" && parent(&one.1) == full, "{}", one.1.json);
+        ensure!(doubts(&one.1) == 0, "{}", one.1.json);
+        all.push(one);
+    }
+    Ok(())
 }

@@ -75,21 +75,22 @@ fn a_folder_that_can_only_be_read_is_read() -> Result<()> {
     care.home.ok(["copy", "--from", &repo, "--to", &copy, "--all"])?;
     care.home.ok(["diff", "--between", &points[0].0, &points[2].0, "--repo", &repo])?;
     churn(device.path(), &mut random, 10)?;
-    let only_read = ["can only be read", "read-only", "Read-only"];
-    refused(care.home.run(care.backup_words(&[]))?, &only_read)?;
-    for words in [&["prune", "--keep-last", "1"][..], &["compact"], &["merge", "--up-to", "latest"]] {
-        refused(care.home.run([words, &["--repo", &repo]].concat())?, &only_read)?;
-    }
-    refused(
-        care.home.run(["copy", "--from", &copy, "--to", &repo, "--all"])?,
-        &["same", "read-only", "Read-only"],
-    )
-    .or_else(|_| care.home.run(["copy", "--from", &copy, "--to", &repo, "--all"]).map(drop))?;
+    ensure_only_read(&care, &repo)?;
     ensure!(files_below(&care.repo)? == files, "something was written");
     memory.remount("rw")?;
     let now = Image::of(device.path())?;
     let point = care.incremental()?;
     care.ensure_restores_to(&point.id, &now, "after it could be written again")
+}
+
+/// What writes fails, and says why.
+fn ensure_only_read(care: &Protected<'_>, repo: &str) -> Result<()> {
+    let only_read = ["can only be read", "read-only", "Read-only"];
+    refused(care.home.run(care.backup_words(&[]))?, &only_read)?;
+    for words in [&["prune", "--keep-last", "1"][..], &["compact"], &["merge", "--up-to", "latest"]] {
+        refused(care.home.run([words, &["--repo", repo]].concat())?, &only_read)?;
+    }
+    Ok(())
 }
 
 /// How the store goes away.
@@ -205,32 +206,40 @@ fn a_copy_into_a_folder_that_gets_full_goes_on_when_there_is_room() -> Result<()
             care.home.ok(["init", &at, "--recipient", public.trim()])?;
             copy.extend(["--to-key-file", &key]);
         }
-        let mut rooms = ["11m", "13m", "15m", "40m"].into_iter();
-        let mut failed = 0;
-        loop {
-            let ended = care.home.run(&copy)?;
-            care.repo.clone_from(&to);
-            if encrypted {
-                care.home.set("BLKDELTA_KEY_FILE", &key);
-            }
-            let listed = care.points()?;
-            for (id, image) in points.iter().take(listed.len()) {
-                care.ensure_restores_to(id, image, "from a copy that got full")?;
-            }
-            care.ensure_sound()?;
-            care.home.set("BLKDELTA_KEY_FILE", "");
-            if ended.code == Some(0) {
-                ensure!(listed.len() == points.len(), "{} of {} points", listed.len(), points.len());
-                break;
-            }
-            refused(ended, &["No space", "full"])?;
-            failed += 1;
-            memory.remount(&format!("size={}", rooms.next().context("there is room, and it fails")?))?;
-        }
-        ensure!(failed > 1, "it was full {failed} times only");
+        care.repo.clone_from(&to);
+        care.home.set("BLKDELTA_KEY_FILE", if encrypted { &key } else { "" });
+        copy_until_there_is_room(&care, &memory, &copy, &points)?;
+        care.home.set("BLKDELTA_KEY_FILE", "");
         care.repo = from.clone().into();
     }
     Ok(())
+}
+
+/// What is listed restores, however full it is; in the end all is there.
+fn copy_until_there_is_room(
+    care: &Protected<'_>,
+    memory: &Memory,
+    copy: &[&str],
+    points: &[(String, Image)],
+) -> Result<()> {
+    let (mut rooms, mut failed) = (["11m", "13m", "15m", "40m"].into_iter(), 0);
+    loop {
+        // the key in the environment is not of the repository that is read
+        let ended = Ended::of(care.home.command(copy)?.env_remove("BLKDELTA_KEY_FILE"))?;
+        let listed = care.points()?;
+        for (id, image) in points.iter().take(listed.len()) {
+            care.ensure_restores_to(id, image, "from a copy that got full")?;
+        }
+        care.ensure_sound()?;
+        if ended.code == Some(0) {
+            ensure!(listed.len() == points.len(), "{} of {} points", listed.len(), points.len());
+            ensure!(failed > 1, "it was full {failed} times only");
+            return Ok(());
+        }
+        refused(ended, &["No space", "full"])?;
+        failed += 1;
+        memory.remount(&format!("size={}", rooms.next().context("there is room, and it fails")?))?;
+    }
 }
 
 /// The least time that a bandwidth allows; how much longer it takes is nobody's promise.

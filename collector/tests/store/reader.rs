@@ -103,6 +103,19 @@ fn points_that_were_compacted_pruned_and_copied() {
     compact();
     assert!(before.iter().any(|segment| !segments().contains(segment)), "no frame was moved");
     made.iter().for_each(|(point, image)| ensure_restores(&at("r"), &point.to_string(), image));
+    ensure_copies_restore(dir.path(), &repo, &made);
+    let policy = Policy { last: 1, ..Policy::default() };
+    for _ in 0..2 {
+        prune(&repo, &model.device, &policy, Duration::ZERO, false).unwrap();
+    }
+    compact();
+    assert_eq!(repo.points().unwrap().len(), 1);
+    ensure_restores(&at("r"), "latest", &made[2].1);
+}
+
+/// Copies of a compacted repository, through an encrypted one, of increments and as a full.
+fn ensure_copies_restore(dir: &Path, repo: &Repository, made: &[(PointId, Vec<u8>)]) {
+    let at = |name: &str| dir.join(name);
     let send = |from: &Repository, to: &Repository, wanted| {
         let device = from.points().unwrap()[0].device.clone();
         Sending::new(from, to, true).unwrap().send(&device, wanted, &|_| true).unwrap()
@@ -111,9 +124,9 @@ fn points_that_were_compacted_pruned_and_copied() {
         let to = Repository::create(at(name).to_str().unwrap()).unwrap();
         send(from, &to, wanted);
     };
-    copy("compacted", &repo, Wanted::All);
+    copy("compacted", repo, Wanted::All);
     let sealed = Sealed::new();
-    send(&repo, &sealed.owner(), Wanted::All);
+    send(repo, &sealed.owner(), Wanted::All);
     copy("opened", &sealed.owner(), Wanted::All);
     for (name, (point, image)) in
         ["compacted", "opened"].into_iter().flat_map(|n| made.iter().map(move |m| (n, m)))
@@ -125,13 +138,6 @@ fn points_that_were_compacted_pruned_and_copied() {
     copy("full", &open(&at("fresh")).unwrap(), Wanted::Whole(fresh[1].0));
     fresh.iter().for_each(|(point, image)| ensure_restores(&at("increments"), &point.to_string(), image));
     ensure_restores(&at("full"), "latest", &fresh[1].1);
-    let policy = Policy { last: 1, ..Policy::default() };
-    for _ in 0..2 {
-        prune(&repo, &model.device, &policy, Duration::ZERO, false).unwrap();
-    }
-    compact();
-    assert_eq!(repo.points().unwrap().len(), 1);
-    ensure_restores(&at("r"), "latest", &made[2].1);
 }
 
 #[test]

@@ -2,12 +2,13 @@
 //!
 //! Rooms, lowest first; a room uses only rooms above it in this list (`cargo xtask tidy` checks):
 //! `error`, `block`, `sys`, `seal`, `format` | `tracker`, `epoch`, `usage` | `diff`, `life`, `source` |
-//! `repository`, `chain`, `copy` | `restore` | `job` | `audit` | `cli`.
+//! `repository`, `chain`, `copy` | `restore` | `job` | `audit` | `config` | `cli`.
 
 pub mod audit;
 pub mod block;
 pub mod chain;
 pub mod cli;
+pub mod config;
 pub mod copy;
 pub mod diff;
 pub mod epoch;

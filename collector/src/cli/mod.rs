@@ -8,6 +8,7 @@ mod auditing;
 mod checking;
 mod compacting;
 mod comparing;
+mod configuring;
 mod copying;
 mod exporting;
 mod keeping;
@@ -67,6 +68,7 @@ fn run(cli: Cli) -> Result<Ending> {
         Verb::Audit(args) => auditing::audit(&args),
         Verb::List(args) => listing::list(&args),
         Verb::Check(args) => checking::check(&args),
+        Verb::Config(args) => configuring::config(&args),
         Verb::Copy(args) => copying::copy(&args),
         Verb::Repair(args) => repairing::repair(&args),
         Verb::Merge(args) => keeping::merge(&args),

@@ -105,6 +105,15 @@ impl Stage {
                 vec![verb, &device]
             }
             "untrack" | "status" | "diff" => vec![verb, &device],
+            "run" => {
+                self.home.ok(["untrack", &device])?;
+                let text = format!(
+                    "[repository.r]\nlocation = {repo:?}\n[device.d]\npath = {device:?}\n[job.j]\ndevice = \"d\"\n\
+                     repository = \"r\"\n"
+                );
+                crate::device::put(&self.home.path().join("config.toml"), text.as_bytes())?;
+                vec![verb, "j", "--json"]
+            }
             "monitor" => vec![verb, "--once"],
             "backup" | "audit" => vec![verb, &device, "--repo", &repo],
             "list" => vec![verb, "--repo", &repo],

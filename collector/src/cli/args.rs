@@ -137,6 +137,15 @@ pub enum Verb {
   blkdelta compact --repo /backup --dry-run
   blkdelta compact --repo /backup --dead 50% --max-bytes 20GiB --bandwidth 50MiB")]
     Compact(super::compacting::Compact),
+    /// Do one job of the configuration now, with its hooks and its retention; needs no daemon
+    #[command(after_help = "Example:\n  blkdelta run system --file /etc/blkdelta/config.toml")]
+    Run(super::running::Run),
+    /// Run all jobs of the configuration by their schedules, or ask the daemon that does
+    #[command(after_help = "Examples:
+  blkdelta daemon
+  blkdelta daemon status
+  blkdelta daemon run system")]
+    Daemon(super::daemon::Daemon),
     /// The configuration file: look for mistakes in it, or show what it says with all defaults
     #[command(after_help = "Examples:
   blkdelta config check
@@ -150,10 +159,15 @@ pub enum Verb {
 }
 
 impl Verb {
+    /// This process is to be the daemon.
+    pub const fn serves(&self) -> bool {
+        matches!(self, Self::Daemon(daemon) if daemon.serves())
+    }
+
     /// What is tracked matters to it, not only a repository.
     pub const fn looks_at_the_kernel(&self) -> bool {
         match self {
-            Self::Init(_) | Self::Key(_) | Self::Config(_) => false,
+            Self::Init(_) | Self::Key(_) | Self::Config(_) | Self::Daemon(_) => false,
             Self::List(_) | Self::Check(_) | Self::Merge(_) | Self::Prune(_) => false,
             Self::Copy(_)
             | Self::Repair(_)
@@ -403,6 +417,14 @@ mod tests {
             "blkdelta compact --repo /r --dead 60% --max-bytes 20GiB --bandwidth 50MiB --grace 0 --dry-run --json",
             "blkdelta config check --file - --json",
             "blkdelta config show",
+            "blkdelta run system --full --json",
+            "blkdelta daemon",
+            "blkdelta daemon --file x.toml",
+            "blkdelta daemon status --json",
+            "blkdelta daemon run system --json",
+            "blkdelta daemon pause",
+            "blkdelta daemon resume system",
+            "blkdelta daemon reload",
             "blkdelta prune --repo /r --keep-last 3 --keep-hourly 1 --keep-within 7d --dry-run",
         ] {
             parse(line).unwrap_or_else(|e| panic!("{line}: {e}"));
@@ -443,6 +465,10 @@ mod tests {
             "blkdelta watch /d --repo r --every 0s",
             "blkdelta watch /d --repo r --every 99999999999999999h",
             "blkdelta restore --repo r x.img",
+            "blkdelta run",
+            "blkdelta daemon run",
+            "blkdelta daemon stop",
+            "blkdelta daemon --file x status",
             "blkdelta copy --from r --to s",
             "blkdelta copy --from r --to s --all --full",
             "blkdelta restore --repo r --point latest x.img --range 5",

@@ -76,6 +76,11 @@ impl Source {
         Self { options: Arc::new(options), ..Self::default() }
     }
 
+    /// Another one, by these options alone; nobody else's repository is looked at by it.
+    pub fn with(&self, options: Unlock) -> Self {
+        Self { options: Arc::new(options), said: Arc::clone(&self.said), ..Self::default() }
+    }
+
     /// The key file, if one was named.
     pub fn key_file(&self) -> Option<&Path> {
         self.options.key_file.as_deref()

@@ -11,6 +11,7 @@ mod check;
 mod place;
 mod tables;
 pub mod values;
+pub mod words;
 
 pub use place::Problem;
 pub use tables::{Config, Daemon, DeviceTable, FreezePolicy, GroupTable, JobTable, RepositoryTable};

@@ -76,6 +76,8 @@ pub struct Scheduler {
     plans: BTreeMap<String, Plan>,
     limits: Limits,
     memory: BTreeMap<String, Memory>,
+    /// The first moment of each job that is not covered; a cron expression takes time to work out.
+    first: BTreeMap<String, Option<u64>>,
     /// Claims of what runs: they stay if the plan changes meanwhile.
     held: BTreeMap<String, BTreeSet<String>>,
 }
@@ -88,7 +90,8 @@ impl Scheduler {
         memory: BTreeMap<String, Memory>,
         now: u64,
     ) -> Self {
-        let mut made = Self { plans: BTreeMap::new(), limits, memory, held: BTreeMap::new() };
+        let mut made =
+            Self { plans: BTreeMap::new(), limits, memory, first: BTreeMap::new(), held: BTreeMap::new() };
         let cut_off: Vec<String> =
             made.memory.iter().filter(|(_, m)| m.running.is_some()).map(|(name, _)| name.clone()).collect();
         made.replan(plans, limits, now);
@@ -104,6 +107,32 @@ impl Scheduler {
         }
         self.memory.retain(|name, memory| plans.contains_key(name) || memory.running.is_some());
         self.plans = plans;
+        let names: Vec<String> = self.plans.keys().cloned().collect();
+        self.first.clear();
+        names.iter().for_each(|name| self.work_out(name));
+    }
+
+    /// The first moment of a job that is not covered.
+    fn work_out(&mut self, name: &str) {
+        if let (Some(plan), Some(memory)) = (self.plans.get(name), self.memory.get(name)) {
+            self.first.insert(name.to_owned(), plan.when.after(memory.covered));
+        }
+    }
+
+    /// What is covered until later than now tells that the clock was set back: that is waited for, unless it would be
+    /// long.
+    fn heed_the_clock(&mut self, now: u64) {
+        for name in self.plans.keys().cloned().collect::<Vec<_>>() {
+            let Some(memory) = self.memory.get_mut(&name).filter(|memory| memory.covered > now) else {
+                continue;
+            };
+            let next = self.first.get(&name).copied().flatten();
+            let step = next.map_or(SET_BACK, |next| next - memory.covered);
+            if memory.covered - now > step.min(SET_BACK) {
+                memory.covered = now;
+                self.work_out(&name);
+            }
+        }
     }
 
     /// Everything remembered.
@@ -120,7 +149,7 @@ impl Scheduler {
         if memory.asked {
             return Some(memory.retry_at.map_or(now, |at| self.believable(at, now)));
         }
-        let first = plan.when.after(covered(plan, memory, now))?;
+        let first = self.first.get(name).copied().flatten()?;
         let due = match memory.retry_at {
             Some(at) if memory.failures > 0 => self.believable(at, now).max(first),
             _ => first + jitter(name, first, plan.jitter),
@@ -144,12 +173,7 @@ impl Scheduler {
     /// What is to be started now; it counts as running from now on. Who was asked for comes first, then what
     /// waits longest.
     pub fn start(&mut self, now: u64) -> Vec<String> {
-        for (name, memory) in &mut self.memory {
-            if let Some(plan) = self.plans.get(name) {
-                // once: what is covered must not move with a clock that was set back
-                memory.covered = covered(plan, memory, now);
-            }
-        }
+        self.heed_the_clock(now);
         let mut due: Vec<(bool, u64, String)> = self
             .plans
             .keys()
@@ -195,6 +219,7 @@ impl Scheduler {
             memory.asked |= answering;
             memory.retry_at = Some(now + limits.pause(name, memory.failures));
         }
+        self.work_out(name);
         if !self.plans.contains_key(name) {
             self.memory.remove(name);
         }
@@ -218,16 +243,6 @@ impl Scheduler {
         }
         known
     }
-}
-
-/// Until when a job's moments are covered. Later than now is possible only if the clock was set back: then it is
-/// waited for, unless that would be long.
-fn covered(plan: &Plan, memory: &Memory, now: u64) -> u64 {
-    if memory.covered <= now {
-        return memory.covered;
-    }
-    let step = plan.when.after(memory.covered).map_or(SET_BACK, |next| next - memory.covered);
-    if memory.covered - now > step.min(SET_BACK) { now } else { memory.covered }
 }
 
 impl Limits {

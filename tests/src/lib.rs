@@ -13,6 +13,7 @@
 //! ```
 
 pub mod bpf;
+pub mod daemon;
 pub mod device;
 pub mod fault;
 pub mod files;

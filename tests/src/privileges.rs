@@ -8,7 +8,7 @@ use crate::product::{Ended, Home, binary};
 use crate::scratch::Scratch;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 /// Capabilities by their kernel names.
@@ -103,10 +103,7 @@ impl Stage {
         let words = match verb {
             "keep-since" => vec![verb, &device, "latest-full", "--repo", &repo],
             "init" => vec![verb, &target],
-            "config" => {
-                crate::device::put(Path::new(&target), b"")?;
-                vec![verb, "check", "--file", &target]
-            }
+            "config" => vec![verb, "check", "--file", "/dev/null"],
             "key" => vec![verb, "generate", &target],
             "copy" => vec![verb, "--from", &repo, "--to", &target, "--all"],
             "merge" => vec![verb, "--repo", &repo, "--up-to", "latest"],
@@ -119,11 +116,7 @@ impl Stage {
             "untrack" | "status" | "diff" => vec![verb, &device],
             "run" => {
                 self.home.ok(["untrack", &device])?;
-                let text = format!(
-                    "[repository.r]\nlocation = {repo:?}\n[device.d]\npath = {device:?}\n[job.j]\ndevice = \"d\"\n\
-                     repository = \"r\"\n"
-                );
-                crate::device::put(&self.home.path().join("config.toml"), text.as_bytes())?;
+                self.configure(&device, &repo)?;
                 vec![verb, "j", "--json"]
             }
             "monitor" => vec![verb, "--once"],
@@ -136,6 +129,15 @@ impl Stage {
             other => bail!("docs/PRIVILEGES.md names {other}, this test does not know how to run it"),
         };
         Ok(words.into_iter().map(ToOwned::to_owned).collect())
+    }
+
+    /// A configuration with one job, `j`.
+    fn configure(&self, device: &str, repo: &str) -> Result<()> {
+        let text = format!(
+            "[repository.r]\nlocation = {repo:?}\n[device.d]\npath = {device:?}\n[job.j]\ndevice = \"d\"\n\
+             repository = \"r\"\n"
+        );
+        crate::device::put(&self.home.path().join("config.toml"), text.as_bytes())
     }
 
     fn prepare_quiet(&mut self, verb: &str, missing: &str) -> Result<Vec<String>> {

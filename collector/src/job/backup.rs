@@ -189,8 +189,7 @@ pub fn backup(
     let still = passes.come_to_rest(&subject.survey.filesystems()?, wishes, may_freeze)?;
     let changed = passes.changed.clone();
     let manifest = publish(passes, repo, &ground, &pending, still)?;
-    let why_full = if let Ground::Full(why) = ground { Some(why) } else { None };
-    Ok(Outcome { manifest, why_full, time: began.elapsed(), changed })
+    Ok(Outcome { manifest, why_full: ground.why_full(), time: began.elapsed(), changed })
 }
 
 /// The pass that makes the point whole: everything used, everything that differs, or everything pending.

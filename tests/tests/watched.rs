@@ -43,8 +43,6 @@ fn metrics_and_page_show_what_there_is_to_who_may_see_it() -> Result<()> {
     scene.configure(&[disk.path()], &head, "every = \"1s\"")?;
     scene.start()?;
     scene.successes(&["job0"], 3)?;
-    let open =
-        |socket: &PathBuf| std::fs::metadata(socket).is_ok_and(|meta| meta.permissions().mode() & 0o77 > 0);
     ensure!(!open(&metrics) && !open(&page), "others may connect");
     let text = fetch(&metrics, "GET /metrics HTTP/1.1")?;
     let device = disk.path().display();
@@ -68,6 +66,11 @@ fn metrics_and_page_show_what_there_is_to_who_may_see_it() -> Result<()> {
     let html = shown.split_once("\r\n\r\n").context("no body")?.1;
     screenshots(NAME, html, &scene.scratch)?;
     scene.stop()
+}
+
+/// Others than its owner may do something with it.
+fn open(socket: &Path) -> bool {
+    std::fs::metadata(socket).is_ok_and(|meta| meta.permissions().mode() & 0o77 > 0)
 }
 
 /// Prometheus' own parser accepts the text.

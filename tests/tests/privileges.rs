@@ -28,9 +28,11 @@ fn every_verb_works_with_its_row_and_names_what_is_missing() -> Result<()> {
 #[test]
 fn every_verb_has_its_row() -> Result<()> {
     let help = run(&binary()?.display().to_string(), ["--help"])?;
-    let verbs = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let verbs =
+        help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
     // the lines between are the rest of a description
-    let verbs = verbs.filter(|line| !line.starts_with("   ")).filter_map(|line| line.split_whitespace().next());
+    let verbs =
+        verbs.filter(|line| !line.starts_with("   ")).filter_map(|line| line.split_whitespace().next());
     let table = table()?;
     let without: Vec<&str> = verbs.filter(|verb| *verb != "help" && !table.contains_key(*verb)).collect();
     ensure!(without.is_empty(), "docs/PRIVILEGES.md has no row for {without:?}");

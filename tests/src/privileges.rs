@@ -8,8 +8,9 @@ use crate::product::{Ended, Home, binary};
 use crate::scratch::Scratch;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 /// Capabilities by their kernel names.
 pub type Set = BTreeSet<String>;
@@ -52,6 +53,27 @@ fn mount_bpf(home: &Home) -> Result<()> {
     run("mount", ["-t", "bpf", "-o", "mode=0700", "bpf", &bpf.display().to_string()]).map(drop)
 }
 
+/// A process of another user, that only waits: what it has open is not for everybody to see.
+struct Stranger(Child);
+
+impl Stranger {
+    fn new() -> Result<Self> {
+        let mut command = Command::new("sh");
+        command.args(["-c", "read line"]).uid(65534).gid(65534).stdin(Stdio::piped());
+        let child =
+            crate::raw::die_with_us(&mut command).spawn().context("start a process of another user")?;
+        Ok(Self(child))
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        // its line ends with its input
+        drop(self.0.stdin.take());
+        self.0.wait().ok();
+    }
+}
+
 /// Two machines: one whose disk has a mounted file system with a root of another user, and one with a disk that nobody
 /// uses, which is switched off and on.
 struct Stage {
@@ -62,6 +84,7 @@ struct Stage {
     repo: PathBuf,
     quiet_home: Home,
     quiet: Option<Loop>,
+    _stranger: Stranger,
 }
 
 impl Stage {
@@ -78,7 +101,8 @@ impl Stage {
         let repo = scratch.path().join("repo");
         let quiet = Loop::new(&scratch, "quiet", 8 << 20)?;
         KINDS[0].make(quiet.path())?;
-        Ok(Self { home, device, mounted, repo, quiet: Some(quiet), quiet_home, scratch })
+        let (quiet, _stranger) = (Some(quiet), Stranger::new()?);
+        Ok(Self { home, device, mounted, repo, quiet, quiet_home, _stranger, scratch })
     }
 
     /// Does what must have been done before a verb, as almighty root; the verb's words, and the home to run it in.

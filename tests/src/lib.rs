@@ -14,6 +14,7 @@
 
 pub mod bpf;
 pub mod bucket;
+pub mod daemon;
 pub mod device;
 pub mod fault;
 pub mod files;

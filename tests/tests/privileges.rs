@@ -59,7 +59,7 @@ fn units_have_what_their_verbs_need_and_no_more() -> Result<()> {
     let table = table()?;
     for unit in units(".service")? {
         let settings = settings(&unit)?;
-        let runs = ["ExecStart", "ExecStop"].iter().filter_map(|name| settings.get(*name));
+        let runs = ["ExecStart", "ExecStop", "ExecReload"].iter().filter_map(|name| settings.get(*name));
         let verbs: Vec<&str> = runs.filter_map(|line| line.split_whitespace().nth(1)).collect();
         let mut needed = Set::new();
         for verb in &verbs {

@@ -1,5 +1,6 @@
 //! How stores over the network are reached: options of every verb.
 
+use crate::config::values::bandwidth;
 use crate::repository::{Access, endpoint};
 use clap::Args;
 use std::time::Duration;
@@ -35,24 +36,5 @@ impl Reach {
         access.patience = self.retry_for;
         access.break_lock = self.break_lock;
         self.bandwidth.map_or(access.clone(), |rate| access.bandwidth(rate)).choose();
-    }
-}
-
-fn bandwidth(text: &str) -> Result<u64, String> {
-    match super::args::size(text.strip_suffix("/s").unwrap_or(text))? {
-        0 => Err("nothing would ever go".into()),
-        rate => Ok(rate),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_bandwidth_is_a_size_a_second() {
-        assert_eq!(bandwidth("50MiB/s"), Ok(50 << 20));
-        assert_eq!(bandwidth("800K"), Ok(800 << 10));
-        assert!(bandwidth("0").is_err() && bandwidth("fast").is_err() && bandwidth("1MiB/h").is_err());
     }
 }

@@ -78,14 +78,18 @@ impl Source {
         Self { options: Arc::new(options), ..Self::default() }
     }
 
+    /// Another one, by these options alone; nobody else's repository is looked at by it.
+    pub fn with(&self, options: Unlock) -> Self {
+        Self { options: Arc::new(options), said: Arc::clone(&self.said), ..Self::default() }
+    }
+
     /// For one of two repositories: its own options, else those for all, else a person is asked for this one.
     pub fn of_one(&self, own: Unlock, whose: &str) -> Self {
         let given = own.key_file.is_some() || own.gives_passphrase();
         if !given && self.meant() {
             return self.clone();
         }
-        let (said, whose) = (Arc::clone(&self.said), Some(whose.into()));
-        Self { options: Arc::new(own), said, whose, ..Self::default() }
+        Self { whose: Some(whose.into()), ..self.with(own) }
     }
 
     /// The key file, if one was named.

@@ -213,6 +213,9 @@ pub struct Manifest {
     pub totals: Totals,
     /// The index.
     pub index: IndexRef,
+    /// What it is sorted by in place of `time_cut`: the clock was behind that of the points before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<u64>,
     /// With the footers of its segments, enough to write the index again; absent where that would be long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rebuild: Option<Rebuild>,
@@ -273,6 +276,11 @@ impl Manifest {
             return Err(damaged(what));
         }
         Ok(())
+    }
+
+    /// What it is sorted by: the moment of its cut, but after all points that were there when it was begun.
+    pub fn sorted_at(&self) -> u64 {
+        self.order.unwrap_or(self.time_cut)
     }
 
     /// It could not be proved that the difference list was complete, and nothing was done about it.

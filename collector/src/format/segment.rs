@@ -6,7 +6,7 @@
 //!   header 64 | [ room for records u32 | records of 100 ] | frames ... | frame table | trailer 56
 //! ```
 
-use super::chunk::{Piece, PieceContent, decode_chunk, encode_chunk};
+use super::chunk::{MAX_CHUNK, Piece, PieceContent, decode_chunk, encode_chunk};
 use super::header::{HEADER_LEN, Header, ObjectKind, TRAILER_LEN, Trailer};
 use super::{EncodedFrame, FrameMeta, PIECES_PER_CHUNK, RepositoryId, SegmentId, damaged};
 use crate::error::{Error, Kind, Result};
@@ -67,21 +67,39 @@ pub struct SegmentBuilder {
     records: Vec<u8>,
     frames: Vec<Piece>,
     keys: Option<Arc<Keys>>,
+    /// It is closed at so many bytes.
+    target: usize,
 }
 
 impl SegmentBuilder {
     /// An empty segment with a new name; `buffer` is used again.
     pub fn new(repository: RepositoryId, buffer: Vec<u8>) -> Self {
-        Self::begin(repository, buffer, None)
+        Self::begin(repository, buffer, None, SegmentId::generate())
     }
 
     /// The same for frames that are sealed, with room for the records of so many sessions.
     pub fn sealed(repository: RepositoryId, buffer: Vec<u8>, keys: &Arc<Keys>, room: u32) -> Self {
-        let mut builder = Self::begin(repository, buffer, Some(Arc::clone(keys)));
-        builder.bytes.extend_from_slice(&room.to_le_bytes());
-        builder.records = vec![0; room as usize * RECORD];
-        builder.bytes.extend_from_slice(&builder.records);
+        let mut builder = Self::begin(repository, buffer, Some(Arc::clone(keys)), SegmentId::generate());
+        builder.make_room(room);
         builder
+    }
+
+    /// One that is made anew, under its name, for a repository with other keys: with room for the record of one session if
+    /// there are any, and for all the frames it had.
+    pub fn again(repository: RepositoryId, id: SegmentId, buffer: Vec<u8>, keys: Option<&Arc<Keys>>) -> Self {
+        let mut builder = Self::begin(repository, buffer, keys.cloned(), id);
+        if keys.is_some() {
+            builder.make_room(1);
+        }
+        builder.target = MAX_SEGMENT as usize - MAX_CHUNK;
+        builder
+    }
+
+    /// For the records of so many sessions.
+    fn make_room(&mut self, room: u32) {
+        self.bytes.extend_from_slice(&room.to_le_bytes());
+        self.records = vec![0; room as usize * RECORD];
+        self.bytes.extend_from_slice(&self.records);
     }
 
     /// Puts in the record of a session, so that frames of it can follow; false if there is no room for it.
@@ -112,13 +130,13 @@ impl SegmentBuilder {
         Some(std::mem::replace(&mut self.bytes, buffer))
     }
 
-    fn begin(repository: RepositoryId, mut buffer: Vec<u8>, keys: Option<Arc<Keys>>) -> Self {
-        let id = SegmentId::generate();
+    fn begin(repository: RepositoryId, mut buffer: Vec<u8>, keys: Option<Arc<Keys>>, id: SegmentId) -> Self {
         let (kind, sealed) = (ObjectKind::Segment, keys.is_some());
         let header = Header { kind, sealed, compatible: 0, repository, id: id.to_bytes() };
         buffer.clear();
         buffer.extend_from_slice(&header.encode());
-        Self { id, repository, bytes: buffer, taken: 0, records: Vec::new(), frames: Vec::new(), keys }
+        let (taken, records, frames, target) = (0, Vec::new(), Vec::new(), SEGMENT_TARGET);
+        Self { id, repository, bytes: buffer, taken, records, frames, keys, target }
     }
 
     /// Its name.
@@ -156,7 +174,7 @@ impl SegmentBuilder {
 
     /// It must be closed before another frame.
     pub fn is_full(&self) -> bool {
-        self.len() >= SEGMENT_TARGET || self.frames.len() >= SEGMENT_FRAMES
+        self.len() >= self.target || self.frames.len() >= SEGMENT_FRAMES
     }
 
     /// No frames yet.

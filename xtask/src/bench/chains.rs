@@ -87,17 +87,11 @@ fn chain(
     }
     let rows = measure(rounds, contenders)?;
     let last = rows.last().context("rows")?;
-    let mut text = format!(
-        "### Increments of {change}\n\n{}\n| point | traced in | and resolved in | pieces | memory |\n\
-         |---|--:|--:|--:|--:|\n",
-        table("seconds", &rows)?
+    let text = format!(
+        "### Increments of {change}\n\n{}\n{}",
+        table("seconds", &rows)?,
+        resolved(archive, utf8(&repo)?, &made)?
     );
-    for n in POINTS {
-        let (said, peak) = asked(archive, &["resolve", utf8(&repo)?, &point(n)?])?;
-        let seconds = |key: &str| said[key].as_f64().with_context(|| format!("no {key} in {said}"));
-        let (traced, all, pieces) = (seconds("trace_seconds")?, seconds("seconds")?, &said["pieces"]);
-        writeln!(text, "| {n} | {traced:.4} s | {all:.3} s | {pieces} | {} MiB |", peak >> 20)?;
-    }
     let what =
         |figure: &str| format!("1000th point of a chain, increments of {change}: {figure} of a restore");
     let (time, cpu) = (last.against(&rows[0])?.median, last.cpu_against(&rows[0])?.median);
@@ -108,4 +102,18 @@ fn chain(
             Headline::at_most(&what("processor time against the first's"), cpu, f64::INFINITY, ""),
         ],
     ))
+}
+
+/// How long it takes to know where every byte of a point is.
+fn resolved(archive: &Path, repo: &str, made: &Value) -> Result<String> {
+    let mut text =
+        String::from("| point | traced in | and resolved in | pieces | memory |\n|---|--:|--:|--:|--:|\n");
+    for n in POINTS {
+        let point = made["points"][n - 1].as_str().context("points of the chain")?;
+        let (said, peak) = asked(archive, &["resolve", repo, point])?;
+        let seconds = |key: &str| said[key].as_f64().with_context(|| format!("no {key} in {said}"));
+        let (traced, all, pieces) = (seconds("trace_seconds")?, seconds("seconds")?, &said["pieces"]);
+        writeln!(text, "| {n} | {traced:.4} s | {all:.3} s | {pieces} | {} MiB |", peak >> 20)?;
+    }
+    Ok(text)
 }

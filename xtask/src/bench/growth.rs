@@ -85,19 +85,13 @@ fn merge(program: &Path, scratch: &Scratch, rounds: usize) -> Result<(String, Ve
     let (_, _) = asked(&archive, &["grow", utf8(&repo)?, LINKS, PIECES])?;
     let before = content(&repo.join("seg"))?;
     let mut index = 0;
+    let name = "blkdelta merge of 30 increments and a full of 1 TiB";
     let rows = measure_warm(
         rounds,
-        vec![Contender::new("blkdelta merge of 30 increments and a full of 1 TiB", || {
-            match std::fs::remove_dir_all(repo.join("map")) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
-                _ => {}
-            }
-            let mut merge = Command::new(program);
-            merge.args(["merge", "--repo", utf8(&repo)?, "--up-to", "latest", "--json"]);
-            let ran = watch(&mut merge)?.success("merge")?;
-            let said: Value = serde_json::from_str(&ran.out).context("what merge printed")?;
-            index = said["index_bytes"].as_u64().context("index_bytes of merge")?;
-            Ok(Sample::from(&ran))
+        vec![Contender::new(name, || {
+            let (sample, bytes) = merge_once(program, &repo)?;
+            index = bytes;
+            Ok(sample)
         })],
     )?;
     let after = content(&repo.join("seg"))?;
@@ -126,4 +120,18 @@ fn merge(program: &Path, scratch: &Scratch, rounds: usize) -> Result<(String, Ve
             Headline::new("merge of 30 increments: data moved", data.into(), "none", !moved),
         ],
     ))
+}
+
+/// From the state before any merge; what it took, and how long the map is.
+fn merge_once(program: &Path, repo: &Path) -> Result<(Sample, u64)> {
+    match std::fs::remove_dir_all(repo.join("map")) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
+        _ => {}
+    }
+    let mut merge = Command::new(program);
+    merge.args(["merge", "--repo", utf8(repo)?, "--up-to", "latest", "--json"]);
+    let ran = watch(&mut merge)?.success("merge")?;
+    let said: Value = serde_json::from_str(&ran.out).context("what merge printed")?;
+    let bytes = said["index_bytes"].as_u64().context("index_bytes of merge")?;
+    Ok((Sample::from(&ran), bytes))
 }

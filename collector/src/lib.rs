@@ -1,11 +1,12 @@
 //! blkdelta: changed-block backup for Linux without a kernel module.
 //!
 //! Rooms, lowest first; a room uses only rooms above it in this list (`cargo xtask tidy` checks):
-//! `error`, `block`, `sys`, `seal`, `format` | `tracker`, `epoch`, `usage` | `diff`, `life`, `source` |
-//! `repository`, `chain`, `copy` | `restore` | `job` | `audit` | `cli`.
+//! `error`, `block`, `sys`, `seal`, `format` | `tracker`, `epoch`, `usage`, `tree` | `diff`, `life`, `source` |
+//! `repository`, `chain`, `catalogue`, `copy` | `restore`, `unpack` | `job`, `group` | `audit` | `cli`.
 
 pub mod audit;
 pub mod block;
+pub mod catalogue;
 pub mod chain;
 pub mod cli;
 pub mod copy;
@@ -13,6 +14,7 @@ pub mod diff;
 pub mod epoch;
 pub mod error;
 pub mod format;
+pub mod group;
 pub mod job;
 pub mod life;
 pub mod repository;
@@ -21,4 +23,6 @@ pub mod seal;
 pub mod source;
 pub mod sys;
 pub mod tracker;
+pub mod tree;
+pub mod unpack;
 pub mod usage;

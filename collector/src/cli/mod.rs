@@ -10,6 +10,7 @@ mod compacting;
 mod comparing;
 mod copying;
 mod exporting;
+mod grouping;
 mod keeping;
 mod keys;
 mod listing;
@@ -25,6 +26,7 @@ mod show;
 mod starting;
 mod tracking;
 mod unlock;
+mod unpacking;
 
 use anyhow::Result;
 use args::{Cli, Verb};
@@ -61,6 +63,7 @@ fn run(cli: Cli) -> Result<Ending> {
         Verb::Status(args) => tracking::status(&args),
         Verb::Diff(args) => comparing::diff(&args),
         Verb::Backup(args) => making::backup(&args),
+        Verb::Group(args) => grouping::group(&args),
         Verb::KeepSince(args) => starting::keep_since(&args),
         Verb::Watch(args) => making::watch(args),
         Verb::Monitor(args) => monitor::monitor(args),

@@ -25,6 +25,7 @@ pub use backup::{DeviceSurvey, Outcome, Subject, Survey, Wishes, backup};
 pub use ground::{Since, standing};
 pub use identity::{identify, identify_in};
 pub use ledger::Ledger;
+pub(crate) use passes::Hushed;
 pub use watch::watch;
 
 use crate::copy::Watch;

@@ -12,7 +12,7 @@ use super::{Repository, keys, tool, unix_millis};
 use crate::block::{BLOCK, Granularity};
 use crate::error::{Error, Kind, Result};
 use crate::format::{
-    Codec, Consistency, DeviceIdent, EncodedFrame, EpochRange, Geometry, IndexRef, MAX_DEVICE, MAX_REBUILD,
+    Codec, Consistency, DeviceIdent, EncodedFrame, EpochRange, Files, Geometry, IndexRef, MAX_DEVICE, MAX_REBUILD,
     Manifest, ParentRef, PassStats, Piece, PieceContent, PointId, PointKind, Rebuild, SegmentRef, Totals,
     fits_cell,
 };
@@ -74,6 +74,7 @@ pub struct PointWriter {
     /// Where the current pass stands.
     end: u64,
     totals: Totals,
+    files: Option<Files>,
     lock: DeviceLock,
 }
 
@@ -112,6 +113,7 @@ impl Repository {
             passes: vec![Run::default()],
             end: 0,
             totals: Totals::default(),
+            files: None,
             lock: lock.clone(),
         })
     }
@@ -129,6 +131,11 @@ impl PointWriter {
     /// What frames are sealed with, best before they are added; `None`: nothing.
     pub fn session(&self) -> Option<Arc<Session>> {
         self.session.clone()
+    }
+
+    /// The point is of a group of files.
+    pub fn holds(&mut self, files: Files) {
+        self.files = Some(files);
     }
 
     /// Begins the next pass, whose frames shadow those of all passes before. The first one is begun already.
@@ -257,6 +264,7 @@ impl PointWriter {
             freeze_ms: info.freeze_ms,
             totals: self.totals,
             index,
+            files: self.files.clone(),
             rebuild: short.then_some(rebuild),
             tool: tool(),
         }

@@ -104,7 +104,11 @@ fn how(wanted: Option<&Entry>, found: Option<&Entry>) -> String {
     };
     if w.content != f.content {
         let at = w.content.iter().zip(&f.content).position(|(a, b)| a != b);
-        return format!("content: {} and {} bytes, first difference at {at:?}", w.content.len(), f.content.len());
+        return format!(
+            "content: {} and {} bytes, first difference at {at:?}",
+            w.content.len(),
+            f.content.len()
+        );
     }
     let bare = |e: &Entry| Entry { content: Vec::new(), ..e.clone() };
     format!("wanted {:?}\n    found  {:?}", bare(w), bare(f))

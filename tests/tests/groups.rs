@@ -95,7 +95,8 @@ impl<'a> Care<'a> {
     fn ensure_restores(&self, id: &str, what: &str, wanted: &Tree) -> Result<()> {
         let into = self.outside("back");
         let (repo, to) = (self.repo.display().to_string(), into.display().to_string());
-        let done = self.home.json(["restore", "--repo", &repo, "--group", "g", "--point", id, "--into", &to])?;
+        let done =
+            self.home.json(["restore", "--repo", &repo, "--group", "g", "--point", id, "--into", &to])?;
         ensure!(done["sound"] == true, "{what}: {done}");
         // delayed allocation is no hole
         rustix::fs::syncfs(File::open(&into)?)?;
@@ -123,7 +124,9 @@ fn plant(care: &mut Care<'_>) -> Result<()> {
     for folder in ["a", "a/b", "a/b/c", "cache", "empty"] {
         fs::create_dir(care.at(folder))?;
     }
-    for (name, bytes) in [("one", 1), ("empty-file", 0), ("a/small", 700), ("a/page", 4096), ("a/odd", 70_001)] {
+    for (name, bytes) in
+        [("one", 1), ("empty-file", 0), ("a/small", 700), ("a/page", 4096), ("a/odd", 70_001)]
+    {
         care.file(name, bytes)?;
     }
     for n in 0..40 {
@@ -139,6 +142,13 @@ fn plant(care: &mut Care<'_>) -> Result<()> {
     let reserved = File::create(care.at("reserved"))?;
     rustix::fs::fallocate(&reserved, FallocateFlags::empty(), 0, 1 << 20)?;
     reserved.write_all_at(&care.random.bytes(5000), 200_000)?;
+    plant_names(care)?;
+    care.file("junk.tmp", 9000)?;
+    care.file("cache/junk", 9000).map(drop)
+}
+
+/// What is not content: links, devices, names, owners, attributes.
+fn plant_names(care: &mut Care<'_>) -> Result<()> {
     symlink("../some where", care.at("a/link"))?;
     symlink("x".repeat(900), care.at("a/long-link"))?;
     fs::hard_link(care.at("a/odd"), care.at("a/b/odd-too"))?;
@@ -163,12 +173,11 @@ fn plant(care: &mut Care<'_>) -> Result<()> {
     attribute(&care.at("a/small"), "user.note", b"\0binary\xff")?;
     attribute(&care.at("a"), "user.folder", &[7; 2000])?;
     // an access list: user 1234 may read
-    let list = [2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 2, 0, 4, 0, 210, 4, 0, 0, 4, 0, 4, 0, 255, 255, 255, 255];
+    let list = [
+        2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 2, 0, 4, 0, 210, 4, 0, 0, 4, 0, 4, 0, 255, 255, 255, 255,
+    ];
     let list = [&list[..], &[16, 0, 4, 0, 255, 255, 255, 255, 32, 0, 0, 0, 255, 255, 255, 255]].concat();
-    attribute(&care.at("one"), "system.posix_acl_access", &list)?;
-    care.file("junk.tmp", 9000)?;
-    care.file("cache/junk", 9000)?;
-    Ok(())
+    attribute(&care.at("one"), "system.posix_acl_access", &list)
 }
 
 fn attribute(path: &Path, name: &str, value: &[u8]) -> Result<()> {
@@ -383,7 +392,10 @@ fn groups_and_devices_do_not_take_each_others_changes() -> Result<()> {
             let json = care.home.json(words)?;
             ensure!(round == 0 || json["kind"] == "incremental", "{json}");
             ensure!(json["suspect"].as_array().is_some_and(Vec::is_empty), "{json}");
-            seconds.push((json["point"].as_str().context("id")?.to_owned(), Tree::of(&care.at("a"), |_| false)?));
+            seconds.push((
+                json["point"].as_str().context("id")?.to_owned(),
+                Tree::of(&care.at("a"), |_| false)?,
+            ));
         }
         if round != 2 {
             let json = care.home.json(["backup", &device, "--repo", &whole])?;
@@ -394,11 +406,21 @@ fn groups_and_devices_do_not_take_each_others_changes() -> Result<()> {
     care.ensure_all_restore()?;
     for (id, wanted) in seconds {
         let into = care.outside("other-back");
-        let to = into.display().to_string();
-        care.home.ok(["restore", "--repo", &other, "--group", "a", "--point", &id, "--into", &to])?;
-        let got = Tree::of(&into.join(path.trim_start_matches('/')), |_| false)?;
-        wanted.ensure_same(&got, "the other group")?;
-        fs::remove_dir_all(into)?;
+        restore_and_compare(&care, &other, (&id, &into), &wanted, &path)?;
     }
     Ok(())
+}
+
+fn restore_and_compare(
+    care: &Care<'_>,
+    repo: &str,
+    (id, into): (&str, &Path),
+    wanted: &Tree,
+    path: &str,
+) -> Result<()> {
+    let to = into.display().to_string();
+    care.home.ok(["restore", "--repo", repo, "--group", "a", "--point", id, "--into", &to])?;
+    let got = Tree::of(&into.join(path.trim_start_matches('/')), |_| false)?;
+    wanted.ensure_same(&got, "the other group")?;
+    Ok(fs::remove_dir_all(into)?)
 }

@@ -175,7 +175,9 @@ fn make(args: &Backup, bar: &Bar) -> Result<Outcome> {
     let outcome = group::backup(&subject, seats, &repo, &wishes, bar)?;
     let manifest = &outcome.manifest;
     if let Err(error) = memory().note(&repo, manifest) {
-        super::output::say(&format!("the point is made; that the repository goes back could not be noticed: {error}"));
+        super::output::say(&format!(
+            "the point is made; that the repository goes back could not be noticed: {error}"
+        ));
     }
     if let Some(most) = args.merge_every
         && let Err(error) = chain::merge_if_longer(&repo, &manifest.device.id, manifest.point, most)
@@ -215,7 +217,10 @@ fn words(outcome: &Outcome) -> String {
     let mut fact = |name: &str, value: String| text += &format!("  {name:<12} {value}\n");
     if let Some(files) = &m.files {
         let Files { group, files, others, bytes: size, .. } = files;
-        fact("group", format!("{group}: {files} files, {}, and {others} folders, links and the like", bytes(*size)));
+        fact(
+            "group",
+            format!("{group}: {files} files, {}, and {others} folders, links and the like", bytes(*size)),
+        );
     }
     fact("changed", bytes(m.totals.changed_bytes));
     fact("copied", format!("{} in {}", bytes(m.totals.copied_bytes), lasted(outcome.time)));
@@ -268,7 +273,8 @@ fn list(args: &List) -> Result<Ending> {
         print_json(&rows)?;
         return Ok(Ending::Fine);
     }
-    let mut table = Table::new(&["time (UTC)", "group", "point", "kind", ">files", ">size", ">stored", "notes"]);
+    let mut table =
+        Table::new(&["time (UTC)", "group", "point", "kind", ">files", ">size", ">stored", "notes"]);
     for row in &rows {
         let note = match (row.suspect, row.files.unread) {
             (true, _) => "SUSPECT".to_owned(),
@@ -291,7 +297,11 @@ fn list(args: &List) -> Result<Ending> {
 }
 
 /// The newest point of a group, or the one that is named.
-pub fn find(repo: &Repository, point: &str, group: Option<&str>) -> Result<(crate::format::DeviceId, PointId), Error> {
+pub fn find(
+    repo: &Repository,
+    point: &str,
+    group: Option<&str>,
+) -> Result<(crate::format::DeviceId, PointId), Error> {
     let points = repo.points()?;
     let of_group = |m: &&Manifest| m.files.as_ref().is_some_and(|f| group.is_none_or(|g| f.group == g));
     let mut found: Vec<&Manifest> = points.iter().filter_map(|p| p.manifest()).filter(of_group).collect();

@@ -138,7 +138,9 @@ pub fn restore(args: &Restore) -> Result<Ending> {
         return unpacking::unpack(what, &args.targets, into, args.json);
     }
     let [target] = &args.targets[..] else {
-        return Err(Error::new(Kind::Usage, "restore to one file or device").hint("files go --into a folder").into());
+        return Err(Error::new(Kind::Usage, "restore to one file or device")
+            .hint("files go --into a folder")
+            .into());
     };
     let began = Instant::now();
     if !args.allow_tracked && !args.to_same_device && tracking::is_tracked(target)? {

@@ -37,7 +37,9 @@ pub fn unpack(
         let Unpacked { files, others, bytes: size, .. } = &done;
         let (point, size, took) = (&done.point, bytes(*size), duration(began.elapsed()));
         let into = into.display();
-        print(&format!("restored {files} files ({size}) and {others} others of {point} to {into}, {took}\n"))?;
+        print(&format!(
+            "restored {files} files ({size}) and {others} others of {point} to {into}, {took}\n"
+        ))?;
     }
     Ok(if done.sound { Ending::Fine } else { Ending::Suspect })
 }

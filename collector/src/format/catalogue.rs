@@ -260,7 +260,8 @@ impl Root {
         }
         let word = |at: usize| u64::from_le_bytes(*header[at..].first_chunk().unwrap_or(&[0; 8]));
         if word(8) != u64::from(VERSION) {
-            let text = format!("catalogue of files of version {}, flags {:#x}", word(8) & 0xffff, word(8) >> 16);
+            let text =
+                format!("catalogue of files of version {}, flags {:#x}", word(8) & 0xffff, word(8) >> 16);
             return Err(Error::new(Kind::Incompatible, text).hint("use a newer blkdelta"));
         }
         match word(16) {

@@ -10,8 +10,8 @@ use crate::catalogue::lay_out;
 use crate::copy::How;
 use crate::error::{Error, Kind, Result};
 use crate::format::{
-    CataloguedDevice, Consistency, EncodedFrame, Files, Geometry, MAX_DEVICE, MAX_DEVICES, Manifest, Moment, NodeKind,
-    Root, SLOT, device_at,
+    CataloguedDevice, Consistency, EncodedFrame, Files, Geometry, MAX_DEVICE, MAX_DEVICES, Manifest, Moment,
+    NodeKind, Root, SLOT, device_at,
 };
 use crate::job::{Show, Wishes, place};
 use crate::repository::{FinishInfo, NewPoint, PointWriter, Repository, unix_millis};
@@ -149,7 +149,12 @@ fn begin<'a>(
 }
 
 /// The first cut, and what the parent holds that did not change since; why some of it must be compared.
-fn ground(passes: &mut Passes<'_>, parent: Option<&Parent>, repo: &Repository, group: &str) -> Result<Vec<String>> {
+fn ground(
+    passes: &mut Passes<'_>,
+    parent: Option<&Parent>,
+    repo: &Repository,
+    group: &str,
+) -> Result<Vec<String>> {
     passes.cut()?;
     let Some(parent) = parent else { return Ok(Vec::new()) };
     let (mut have, mut suspect) = (ExtentSet::new(), Vec::new());

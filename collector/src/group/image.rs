@@ -68,7 +68,10 @@ impl Image<'_> {
     fn from_device(&self, slot: u64, wanted: Extent, buf: &mut AlignedBuf) -> Result<()> {
         let device = self.devices.iter().find(|(number, _)| u64::from(*number) + 2 == slot);
         let Some((_, device)) = device else {
-            return Err(Error::new(Kind::Bug, format!("no device of the group has address {}", wanted.offset)));
+            return Err(Error::new(
+                Kind::Bug,
+                format!("no device of the group has address {}", wanted.offset),
+            ));
         };
         let on_device = |extent: &Extent| extent.offset % SLOT;
         let runs = self.area.within(wanted);

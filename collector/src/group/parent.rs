@@ -27,7 +27,8 @@ impl Parent {
     /// If the repository cannot be read.
     pub fn find(repo: &Repository, device: &DeviceId) -> Result<Result<Self, String>> {
         let points = repo.points_of(device)?;
-        let Some(point) = points.iter().rev().find(|p| p.manifest().is_some_and(|m| m.files.is_some())) else {
+        let Some(point) = points.iter().rev().find(|p| p.manifest().is_some_and(|m| m.files.is_some()))
+        else {
             return Ok(Err("first of the group in this repository".into()));
         };
         let read = || {
@@ -71,7 +72,12 @@ impl Parent {
     ///
     /// # Errors
     /// If a bitmap cannot be read.
-    pub fn difference(&self, repo: &Repository, group: &str, seat: &Seated) -> Result<Result<ExtentSet, Vec<String>>> {
+    pub fn difference(
+        &self,
+        repo: &Repository,
+        group: &str,
+        seat: &Seated,
+    ) -> Result<Result<ExtentSet, Vec<String>>> {
         let start = Base { repo: tag(repo, group), point: self.point().to_string() };
         let path = seat.path.display();
         let known = self.root.devices.iter().find(|d| d.id == seat.id);

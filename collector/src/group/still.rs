@@ -70,7 +70,9 @@ impl Passes<'_> {
         failpoint("group.before-thaw")?;
         let frozen = hold.thaw();
         let (consistency, why) = match &frozen {
-            _ if self.moved > 0 => (Consistency::Fuzzy, Some(format!("{} files changed meanwhile", self.moved))),
+            _ if self.moved > 0 => {
+                (Consistency::Fuzzy, Some(format!("{} files changed meanwhile", self.moved)))
+            }
             _ if !still => (Consistency::Fuzzy, Some("files changed although they were frozen".into())),
             Err(error) => (Consistency::Fuzzy, Some(format!("the freeze did not last: {}", error.in_full()))),
             Ok(_) => (Consistency::FileSystemFrozen, None),
@@ -101,7 +103,8 @@ impl Passes<'_> {
 
     /// Nothing at all was written since the last cut.
     fn untouched(&mut self) -> Result<bool> {
-        let area = std::mem::replace(&mut self.area, crate::block::ExtentSet::whole(crate::format::MAX_DEVICE));
+        let area =
+            std::mem::replace(&mut self.area, crate::block::ExtentSet::whole(crate::format::MAX_DEVICE));
         let still = self.cut();
         self.area = area;
         still

@@ -12,9 +12,9 @@ use super::{Repository, keys, tool, unix_millis};
 use crate::block::{BLOCK, Granularity};
 use crate::error::{Error, Kind, Result};
 use crate::format::{
-    Codec, Consistency, DeviceIdent, EncodedFrame, EpochRange, Files, Geometry, IndexRef, MAX_DEVICE, MAX_REBUILD,
-    Manifest, ParentRef, PassStats, Piece, PieceContent, PointId, PointKind, Rebuild, SegmentRef, Totals,
-    fits_cell,
+    Codec, Consistency, DeviceIdent, EncodedFrame, EpochRange, Files, Geometry, IndexRef, MAX_DEVICE,
+    MAX_REBUILD, Manifest, ParentRef, PassStats, Piece, PieceContent, PointId, PointKind, Rebuild,
+    SegmentRef, Totals, fits_cell,
 };
 use crate::seal::Session;
 use crate::sys::{failpoint, planted};

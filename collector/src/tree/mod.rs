@@ -26,7 +26,10 @@ use std::fs::File;
 
 /// Opens a file to read it, without a trace: no access time, no waiting for the other end of a pipe, no following of a
 /// link in its place.
-pub(crate) fn open_quietly(folder: impl std::os::fd::AsFd, name: impl rustix::path::Arg + Copy) -> rustix::io::Result<File> {
+pub(crate) fn open_quietly(
+    folder: impl std::os::fd::AsFd,
+    name: impl rustix::path::Arg + Copy,
+) -> rustix::io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let mode = rustix::fs::Mode::empty();
     // only its owner may leave the access time alone

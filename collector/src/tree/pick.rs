@@ -116,9 +116,11 @@ mod tests {
 
     #[test]
     fn what_lies_below_another_base_is_found_from_there() {
-        let picker = picker(&["/srv/a/b", "/srv/a/", "/srv/ab"], &["/var/lib/*/data", "/*.conf"], &[]).unwrap();
+        let picker =
+            picker(&["/srv/a/b", "/srv/a/", "/srv/ab"], &["/var/lib/*/data", "/*.conf"], &[]).unwrap();
         assert_eq!(picker.bases(), [Path::new("/")]);
-        let picker = super::tests::picker(&["/srv/a/b", "/srv/a/", "/srv/ab"], &["/var/lib/*/data"], &[]).unwrap();
+        let picker =
+            super::tests::picker(&["/srv/a/b", "/srv/a/", "/srv/ab"], &["/var/lib/*/data"], &[]).unwrap();
         assert_eq!(picker.bases(), ["/srv/a", "/srv/ab", "/var/lib"].map(Path::new));
         assert!(picker.picks(Path::new("/var/lib/x/data")) && picker.picks(Path::new("/srv/a/b")));
         assert!(!picker.picks(Path::new("/var/lib/x/y/data")) && !picker.picks(Path::new("/srv/a/c")));
@@ -126,7 +128,8 @@ mod tests {
 
     #[test]
     fn a_name_is_excluded_anywhere_and_a_path_as_a_whole() {
-        let picker = picker(&["/srv"], &[], &["*.tmp", "node_modules", "/srv/cache/", "/srv/**/old"]).unwrap();
+        let picker =
+            picker(&["/srv"], &[], &["*.tmp", "node_modules", "/srv/cache/", "/srv/**/old"]).unwrap();
         for out in ["/srv/a.tmp", "/srv/x/node_modules", "/srv/cache", "/srv/old", "/srv/x/y/old"] {
             assert!(picker.excludes(Path::new(out)), "{out}");
         }
@@ -137,9 +140,12 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for (paths, globs, excludes) in
-            [(&[][..], &[][..], &[][..]), (&["a"], &[], &[]), (&["/a/../b"], &[], &[]), (&["/a"], &[], &["[x"])]
-        {
+        for (paths, globs, excludes) in [
+            (&[][..], &[][..], &[][..]),
+            (&["a"], &[], &[]),
+            (&["/a/../b"], &[], &[]),
+            (&["/a"], &[], &["[x"]),
+        ] {
             assert_eq!(picker(paths, globs, excludes).unwrap_err().kind(), Kind::Usage);
         }
         assert!(picker(&[], &["*.x"], &[]).is_err(), "a glob is a whole path");

@@ -60,7 +60,17 @@ pub struct Volumes {
 
 /// File systems that hold no files, only views of the kernel.
 const PSEUDO: [&str; 12] = [
-    "proc", "sysfs", "cgroup", "cgroup2", "devpts", "debugfs", "tracefs", "securityfs", "bpf", "pstore", "configfs",
+    "proc",
+    "sysfs",
+    "cgroup",
+    "cgroup2",
+    "devpts",
+    "debugfs",
+    "tracefs",
+    "securityfs",
+    "bpf",
+    "pstore",
+    "configfs",
     "autofs",
 ];
 
@@ -80,8 +90,12 @@ impl Volumes {
 
     /// Where the file systems are mounted that were met and can be frozen.
     pub fn mountpoints(&self) -> Vec<PathBuf> {
-        let mut points: Vec<PathBuf> =
-            self.met.values().filter(|met| FREEZABLE.contains(&met.kind.as_str())).map(|met| met.mountpoint.clone()).collect();
+        let mut points: Vec<PathBuf> = self
+            .met
+            .values()
+            .filter(|met| FREEZABLE.contains(&met.kind.as_str()))
+            .map(|met| met.mountpoint.clone())
+            .collect();
         points.sort_unstable();
         points.dedup();
         points

@@ -222,7 +222,8 @@ impl Walk<'_> {
             }
         }
         // further names of a node that is in the group already
-        let parents = self.listing.nodes.get(&id).map(|n| n.names.iter().map(|l| l.parent).collect::<Vec<_>>());
+        let parents =
+            self.listing.nodes.get(&id).map(|n| n.names.iter().map(|l| l.parent).collect::<Vec<_>>());
         for parent in parents.into_iter().flatten() {
             if self.above.contains_key(&parent) {
                 self.want(parent);
@@ -236,7 +237,8 @@ impl Walk<'_> {
 }
 
 fn no_folder(base: &Path, path: &Path) -> Error {
-    let text = format!("{} of the group leads through {}, which is no folder", base.display(), path.display());
+    let text =
+        format!("{} of the group leads through {}, which is no folder", base.display(), path.display());
     Error::new(Kind::Usage, text).hint("name the path that a symbolic link leads to")
 }
 

@@ -65,7 +65,13 @@ impl<'a> Content<'a> {
     }
 
     /// Writes it.
-    pub fn write(&self, repo: &Repository, chain: &Chain, done: &mut Unpacked, watch: &dyn Watch) -> Result<()> {
+    pub fn write(
+        &self,
+        repo: &Repository,
+        chain: &Chain,
+        done: &mut Unpacked,
+        watch: &dyn Watch,
+    ) -> Result<()> {
         let mut files = Open::default();
         for (path, part) in &self.reserved {
             // a promise of room, no content: where it cannot be given, nothing is lost
@@ -154,7 +160,8 @@ fn zeros(extent: Extent, aims: &[Aim<'_>], files: &mut Open) -> Result<()> {
         while left > 0 {
             let n = left.min(ZEROS.len() as u64);
             let file = files.get(aim.path)?;
-            file.write_all_at(&ZEROS[..n as usize], at).os_context(|| format!("write {}", aim.path.display()))?;
+            file.write_all_at(&ZEROS[..n as usize], at)
+                .os_context(|| format!("write {}", aim.path.display()))?;
             (at, left) = (at + n, left - n);
         }
     }

@@ -31,7 +31,8 @@ impl Names {
             }
         }
         children.values_mut().for_each(|list| list.sort_unstable());
-        let asked: Vec<PathBuf> = paths.iter().map(|p| p.components().skip_while(is_root).collect()).collect();
+        let asked: Vec<PathBuf> =
+            paths.iter().map(|p| p.components().skip_while(is_root).collect()).collect();
         let mut found = vec![false; asked.len()];
         let (mut all, mut above) = (Vec::new(), HashSet::new());
         let mut todo = vec![(catalogue.root.top, PathBuf::new(), Vec::new())];

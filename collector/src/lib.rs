@@ -2,14 +2,16 @@
 //!
 //! Rooms, lowest first; a room uses only rooms above it in this list (`cargo xtask tidy` checks):
 //! `error`, `block`, `sys`, `seal`, `format` | `tracker`, `epoch`, `usage`, `tree` | `diff`, `life`, `source` |
-//! `repository`, `chain`, `catalogue`, `copy` | `restore`, `unpack` | `job`, `group` | `audit` | `cli`.
+//! `repository`, `chain`, `catalogue`, `copy` | `restore`, `unpack` | `job`, `group` | `audit` | `config` | `daemon` | `cli`.
 
 pub mod audit;
 pub mod block;
 pub mod catalogue;
 pub mod chain;
 pub mod cli;
+pub mod config;
 pub mod copy;
+pub mod daemon;
 pub mod diff;
 pub mod epoch;
 pub mod error;

@@ -13,6 +13,8 @@
 //! ```
 
 pub mod bpf;
+pub mod bucket;
+pub mod daemon;
 pub mod device;
 pub mod fault;
 pub mod files;
@@ -30,6 +32,7 @@ pub mod protected;
 pub mod proxy;
 pub mod random;
 mod raw;
+pub mod recorded;
 pub mod replica;
 pub mod scratch;
 pub mod server;

@@ -25,6 +25,20 @@ fn every_verb_works_with_its_row_and_names_what_is_missing() -> Result<()> {
     every_row(NAME)
 }
 
+#[test]
+fn every_verb_has_its_row() -> Result<()> {
+    let help = run(&binary()?.display().to_string(), ["--help"])?;
+    let verbs =
+        help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    // the lines between are the rest of a description
+    let verbs =
+        verbs.filter(|line| !line.starts_with("   ")).filter_map(|line| line.split_whitespace().next());
+    let table = table()?;
+    let without: Vec<&str> = verbs.filter(|verb| *verb != "help" && !table.contains_key(*verb)).collect();
+    ensure!(without.is_empty(), "docs/PRIVILEGES.md has no row for {without:?}");
+    Ok(())
+}
+
 /// Settings of a unit file by name; a name that is there twice has its last value.
 fn settings(unit: &Path) -> Result<BTreeMap<String, String>> {
     let text = std::fs::read_to_string(unit).with_context(|| unit.display().to_string())?;
@@ -45,7 +59,7 @@ fn units_have_what_their_verbs_need_and_no_more() -> Result<()> {
     let table = table()?;
     for unit in units(".service")? {
         let settings = settings(&unit)?;
-        let runs = ["ExecStart", "ExecStop"].iter().filter_map(|name| settings.get(*name));
+        let runs = ["ExecStart", "ExecStop", "ExecReload"].iter().filter_map(|name| settings.get(*name));
         let verbs: Vec<&str> = runs.filter_map(|line| line.split_whitespace().nth(1)).collect();
         let mut needed = Set::new();
         for verb in &verbs {

@@ -29,6 +29,7 @@ pub fn dist(ws: &Workspace) -> Result<()> {
     for tree in ["docs", "packaging/systemd"] {
         quiet(Command::new("cp").arg("-r").arg(ws.root.join(tree)).arg(&folder))?;
     }
+    copy(&ws.root.join("packaging/config.toml"), &folder.join("config.toml"))?;
     let archive = format!("{name}.tar.gz");
     pack(ws, &dist, &name, &archive)?;
     let sum = text(Command::new("sha256sum").current_dir(&dist).arg(&archive))?;

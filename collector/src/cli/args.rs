@@ -1,6 +1,8 @@
 //! The command line: what can be asked for, with an example each.
 
 use crate::block::Granularity;
+use crate::config::values::{compression, granularity};
+pub(super) use crate::config::values::{duration, part, size};
 use crate::format::Compression;
 use crate::job::Since;
 use clap::{Args, Parser, Subcommand};
@@ -112,7 +114,8 @@ pub enum Verb {
     /// Send recovery points to another repository, parents first; what is there already is not sent again
     #[command(after_help = "Examples:
   blkdelta copy --from /backup --to s3://bucket/offsite --all
-  blkdelta copy --from /backup --to /mnt/usb/repo --point latest --full")]
+  blkdelta copy --from /backup --to /mnt/usb/repo --point latest --full
+  blkdelta copy --from /backup --from-key-file owner.key --to s3://bucket/p --to-passphrase-file words --all")]
     Copy(super::copying::Copy),
     /// Write lost or damaged indexes again from the data, and set aside what cannot be used
     #[command(after_help = "Example:\n  blkdelta repair --repo /backup --dry-run")]
@@ -143,6 +146,20 @@ pub enum Verb {
   blkdelta compact --repo /backup --dry-run
   blkdelta compact --repo /backup --dead 50% --max-bytes 20GiB --bandwidth 50MiB")]
     Compact(super::compacting::Compact),
+    /// Do one job of the configuration now, with its hooks and its retention; needs no daemon
+    #[command(after_help = "Example:\n  blkdelta run system --file /etc/blkdelta/config.toml")]
+    Run(super::running::Run),
+    /// Run all jobs of the configuration by their schedules, or ask the daemon that does
+    #[command(after_help = "Examples:
+  blkdelta daemon
+  blkdelta daemon status
+  blkdelta daemon run system")]
+    Daemon(super::daemon::Daemon),
+    /// The configuration file: look for mistakes in it, or show what it says with all defaults
+    #[command(after_help = "Examples:
+  blkdelta config check
+  blkdelta config show --file /etc/blkdelta/config.toml --json")]
+    Config(super::configuring::Config),
     /// Look for damage in a repository
     #[command(after_help = "Examples:
   blkdelta check --repo /backup --read-data
@@ -151,10 +168,15 @@ pub enum Verb {
 }
 
 impl Verb {
+    /// This process is to be the daemon.
+    pub const fn serves(&self) -> bool {
+        matches!(self, Self::Daemon(daemon) if daemon.serves())
+    }
+
     /// What is tracked matters to it, not only a repository.
     pub const fn looks_at_the_kernel(&self) -> bool {
         match self {
-            Self::Init(_) | Self::Key(_) => false,
+            Self::Init(_) | Self::Key(_) | Self::Config(_) | Self::Daemon(_) => false,
             Self::List(_) | Self::Check(_) | Self::Merge(_) | Self::Prune(_) => false,
             Self::Copy(_)
             | Self::Repair(_)
@@ -341,65 +363,6 @@ pub struct List {
     pub json: bool,
 }
 
-fn granularity(text: &str) -> Result<Granularity, String> {
-    Granularity::try_from(size(text)?)
-}
-
-/// A number of bytes: `4096`, `64K`, `64KiB`, `1M`, `1MiB`, `20GiB`, `1TiB`.
-pub(super) fn size(text: &str) -> Result<u64, String> {
-    let (number, unit) = split(text);
-    let factor = match unit.to_ascii_lowercase().as_str() {
-        "" | "b" => 1,
-        "k" | "kib" => 1 << 10,
-        "m" | "mib" => 1 << 20,
-        "g" | "gib" => 1 << 30,
-        "t" | "tib" => 1 << 40,
-        _ => return Err(format!("{unit:?} is not a unit: KiB, MiB, GiB or TiB")),
-    };
-    let number: u64 = number.parse().map_err(|_| format!("{text:?} is not a size such as 64KiB"))?;
-    number.checked_mul(factor).ok_or_else(|| format!("{text} is too large"))
-}
-
-/// A time: `500ms`, `10s`, `5m`, `1h`, `30d`, `10` (seconds).
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let (number, unit) = split(text);
-    let millis = match unit {
-        "ms" => 1,
-        "" | "s" => 1000,
-        "m" | "min" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return Err(format!("{unit:?} is not a unit: ms, s, m, h or d")),
-    };
-    let number: u64 = number.parse().map_err(|_| format!("{text:?} is not a time such as 10s"))?;
-    match number.checked_mul(millis) {
-        None | Some(0) => Err(format!("{text:?}: must be more than nothing, and not for ever")),
-        Some(millis) => Ok(Duration::from_millis(millis)),
-    }
-}
-
-/// A part of a whole: `1%`, `3.4%`.
-pub(super) fn part(text: &str) -> Result<f64, String> {
-    let percent: Option<f64> = text.strip_suffix('%').and_then(|n| n.parse().ok());
-    match percent.filter(|n| *n > 0.0 && *n <= 100.0) {
-        Some(percent) => Ok(percent / 100.0),
-        None => Err(format!("{text:?} is not a part such as 3.4%")),
-    }
-}
-
-fn split(text: &str) -> (&str, &str) {
-    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    text.split_at(end)
-}
-
-pub(super) fn compression(text: &str) -> Result<Compression, String> {
-    match (text, text.parse()) {
-        ("none", _) => Ok(Compression::None),
-        (_, Ok(level @ 1..=19)) => Ok(Compression::Zstd(level)),
-        _ => Err("`none`, or a level from 1 to 19".into()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -468,6 +431,16 @@ mod tests {
             "blkdelta backup /dev/a --repo s3://b/p --s3-endpoint http://h:9000 --bandwidth 50MiB/s --retry-for 1m",
             "blkdelta prune --repo s3://b/p?profile=pruner --keep-last 3 --break-lock",
             "blkdelta compact --repo /r --dead 60% --max-bytes 20GiB --bandwidth 50MiB --grace 0 --dry-run --json",
+            "blkdelta config check --file - --json",
+            "blkdelta config show",
+            "blkdelta run system --full --json",
+            "blkdelta daemon",
+            "blkdelta daemon --file x.toml",
+            "blkdelta daemon status --json",
+            "blkdelta daemon run system --json",
+            "blkdelta daemon pause",
+            "blkdelta daemon resume system",
+            "blkdelta daemon reload",
             "blkdelta prune --repo /r --keep-last 3 --keep-hourly 1 --keep-within 7d --dry-run",
         ] {
             parse(line).unwrap_or_else(|e| panic!("{line}: {e}"));
@@ -512,6 +485,10 @@ mod tests {
             "blkdelta restore --repo r --point latest --group g x",
             "blkdelta restore --repo r --point latest a --into b --range 1..2",
             "blkdelta group backup --path /a --repo r",
+            "blkdelta run",
+            "blkdelta daemon run",
+            "blkdelta daemon stop",
+            "blkdelta daemon --file x status",
             "blkdelta copy --from r --to s",
             "blkdelta copy --from r --to s --all --full",
             "blkdelta restore --repo r --point latest x.img --range 5",

@@ -1,10 +1,10 @@
 //! `compact`: segments that are mostly dead are emptied, within bounds.
 
-use super::keeping::grace;
 use super::output::{Ending, print, print_json};
 use super::progress::{Bar, stop_flag};
 use super::show::{bytes, duration};
 use crate::chain::{self, Compacted, Limits};
+use crate::config::values::grace;
 use crate::copy::Watch;
 use crate::error::Kind;
 use crate::format::DeviceId;

@@ -1,12 +1,12 @@
 //! `group`: groups of files.
 
-use super::args::{compression, duration};
 use super::listing::{consistency, kind};
 use super::output::{Ending, print, print_json};
 use super::progress::{Bar, stop_flag};
 use super::show::{Table, bytes, duration as lasted, time};
 use super::unlock::memory;
 use crate::chain;
+use crate::config::values::{compression, duration};
 use crate::error::{Error, Kind};
 use crate::format::{Compression, Files, Manifest, Moment, Node, NodeKind, PointId};
 use crate::group::{self, Group as Subject, Outcome};
@@ -273,9 +273,14 @@ fn list(args: &List) -> Result<Ending> {
         print_json(&rows)?;
         return Ok(Ending::Fine);
     }
+    print(&table(&rows).to_string())?;
+    Ok(Ending::Fine)
+}
+
+fn table(rows: &[Row<'_>]) -> Table {
     let mut table =
         Table::new(&["time (UTC)", "group", "point", "kind", ">files", ">size", ">stored", "notes"]);
-    for row in &rows {
+    for row in rows {
         let note = match (row.suspect, row.files.unread) {
             (true, _) => "SUSPECT".to_owned(),
             (false, 0) => String::new(),
@@ -292,8 +297,7 @@ fn list(args: &List) -> Result<Ending> {
             note,
         ]);
     }
-    print(&table.to_string())?;
-    Ok(Ending::Fine)
+    table
 }
 
 /// The newest point of a group, or the one that is named.

@@ -59,7 +59,7 @@ pub struct Prune {
     #[arg(long, value_parser = super::args::duration, value_name = "TIME")]
     keep_within: Option<Duration>,
     /// A dropped point's data stay so long, for restores under way
-    #[arg(long, default_value = "1d", value_parser = grace, value_name = "TIME")]
+    #[arg(long, default_value = "1d", value_parser = crate::config::values::grace, value_name = "TIME")]
     grace: Duration,
     /// Only say what would be done
     #[arg(long)]
@@ -67,11 +67,6 @@ pub struct Prune {
     /// For programs
     #[arg(long)]
     json: bool,
-}
-
-/// As a duration, but nothing is allowed.
-pub(super) fn grace(text: &str) -> Result<Duration, String> {
-    if text == "0" { Ok(Duration::ZERO) } else { super::args::duration(text) }
 }
 
 #[derive(Serialize)]

@@ -77,7 +77,8 @@ fn round(args: &Watch, live: Option<&Watcher>, failed: &AtomicU64, suspect: &Ato
     }
 }
 
-fn make(args: &Making, full: bool, show: &dyn Show) -> Result<Outcome> {
+/// Makes a point.
+pub(super) fn make(args: &Making, full: bool, show: &dyn Show) -> Result<Outcome> {
     let device = BlockDevice::open(&args.device)?;
     let wishes = Wishes {
         full,

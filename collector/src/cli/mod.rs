@@ -8,7 +8,9 @@ mod auditing;
 mod checking;
 mod compacting;
 mod comparing;
+mod configuring;
 mod copying;
+mod daemon;
 mod exporting;
 mod grouping;
 mod keeping;
@@ -22,6 +24,7 @@ mod progress;
 mod reach;
 mod repairing;
 mod restoring;
+mod running;
 mod show;
 mod starting;
 mod tracking;
@@ -37,13 +40,29 @@ use std::process::ExitCode;
 /// The program.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    log_to(cli.verb.serves());
     match run(cli) {
         Ok(ending) => ending.into(),
         Err(error) => {
             output::say(&output::explain(&error));
             output::code(&error)
         }
+    }
+}
+
+/// Log records go to standard error; those of the daemon with their fields to the journal, if systemd started it.
+fn log_to(daemon: bool) {
+    let filter = if daemon { "info" } else { "warn" };
+    let logger = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(filter)).build();
+    let (level, in_service) = (logger.filter(), systemd_journal_logger::connected_to_journal());
+    if daemon
+        && in_service
+        && let Ok(journal) = systemd_journal_logger::JournalLog::new()
+        && journal.install().is_ok()
+    {
+        log::set_max_level(level);
+    } else if log::set_boxed_logger(Box::new(logger)).is_ok() {
+        log::set_max_level(level);
     }
 }
 
@@ -61,16 +80,19 @@ fn run(cli: Cli) -> Result<Ending> {
         Verb::Save(args) => living::save(&args),
         Verb::Resume(args) => living::resume(&args),
         Verb::Status(args) => tracking::status(&args),
+        Verb::Daemon(args) => daemon::daemon(args),
         Verb::Diff(args) => comparing::diff(&args),
         Verb::Backup(args) => making::backup(&args),
         Verb::Group(args) => grouping::group(&args),
         Verb::KeepSince(args) => starting::keep_since(&args),
         Verb::Watch(args) => making::watch(args),
         Verb::Monitor(args) => monitor::monitor(args),
+        Verb::Run(args) => running::run(&args, &source),
         Verb::Audit(args) => auditing::audit(&args),
         Verb::List(args) => listing::list(&args),
         Verb::Check(args) => checking::check(&args),
-        Verb::Copy(args) => copying::copy(&args),
+        Verb::Config(args) => configuring::config(&args),
+        Verb::Copy(args) => copying::copy(&args, &source),
         Verb::Repair(args) => repairing::repair(&args),
         Verb::Merge(args) => keeping::merge(&args),
         Verb::Prune(args) => keeping::prune(&args),

@@ -1,17 +1,18 @@
 //! How stores over the network are reached: options of every verb.
 
+use crate::config::values::bandwidth;
 use crate::repository::{Access, endpoint};
 use clap::Args;
 use std::time::Duration;
 
 /// Options of every verb.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Stores over the network (--repo s3://BUCKET/PREFIX, https://HOST/PATH)")]
+#[command(next_help_heading = "Stores (--repo /FOLDER, s3://BUCKET/PREFIX, https://HOST/PATH)")]
 pub struct Reach {
     /// Server of S3 other than Amazon's; else AWS_ENDPOINT_URL
     #[arg(long, global = true, value_parser = endpoint, value_name = "URL")]
     s3_endpoint: Option<String>,
-    /// At most so much a second, up and down together: 50MiB/s (`compact`: in a folder too)
+    /// At most so much a second to and from all stores together, folders too: 50MiB/s
     #[arg(long, global = true, value_parser = bandwidth, value_name = "RATE")]
     bandwidth: Option<u64>,
     /// Try a request again for so long before it has failed
@@ -35,24 +36,5 @@ impl Reach {
         access.patience = self.retry_for;
         access.break_lock = self.break_lock;
         self.bandwidth.map_or(access.clone(), |rate| access.bandwidth(rate)).choose();
-    }
-}
-
-fn bandwidth(text: &str) -> Result<u64, String> {
-    match super::args::size(text.strip_suffix("/s").unwrap_or(text))? {
-        0 => Err("nothing would ever go".into()),
-        rate => Ok(rate),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_bandwidth_is_a_size_a_second() {
-        assert_eq!(bandwidth("50MiB/s"), Ok(50 << 20));
-        assert_eq!(bandwidth("800K"), Ok(800 << 10));
-        assert!(bandwidth("0").is_err() && bandwidth("fast").is_err() && bandwidth("1MiB/h").is_err());
     }
 }

@@ -21,6 +21,7 @@ use crate::format::Compression;
 use crate::repository::PointWriter;
 use crate::source::Source;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// How to copy.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +50,11 @@ pub trait Watch: Sync {
     /// Stop at the next opportunity.
     fn stopped(&self) -> bool {
         false
+    }
+
+    /// How long it has held the run back so far.
+    fn held_back(&self) -> Duration {
+        Duration::ZERO
     }
 }
 

@@ -231,6 +231,9 @@ pub struct Manifest {
     /// Of a group of files: the image is not a device's, and begins with a catalogue.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<Files>,
+    /// What it is sorted by in place of `time_cut`: the clock was behind that of the points before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<u64>,
     /// With the footers of its segments, enough to write the index again; absent where that would be long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rebuild: Option<Rebuild>,
@@ -291,6 +294,11 @@ impl Manifest {
             return Err(damaged(what));
         }
         Ok(())
+    }
+
+    /// What it is sorted by: the moment of its cut, but after all points that were there when it was begun.
+    pub fn sorted_at(&self) -> u64 {
+        self.order.unwrap_or(self.time_cut)
     }
 
     /// It could not be proved that the difference list was complete, and nothing was done about it.

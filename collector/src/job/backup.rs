@@ -134,6 +134,8 @@ pub struct Outcome {
     pub why_full: Option<String>,
     /// How long it took.
     pub time: Duration,
+    /// What it holds of the device: in a full one all that is used.
+    pub changed: ExtentSet,
 }
 
 /// Makes a point of `subject` in `repo` and retires the epochs it holds.
@@ -185,9 +187,9 @@ pub fn backup(
     first_pass(&mut passes, &ground, &pending)?;
     let may_freeze = wishes.freeze && place.may_freeze;
     let still = passes.come_to_rest(&subject.survey.filesystems()?, wishes, may_freeze)?;
+    let changed = passes.changed.clone();
     let manifest = publish(passes, repo, &ground, &pending, still)?;
-    let why_full = if let Ground::Full(why) = ground { Some(why) } else { None };
-    Ok(Outcome { manifest, why_full, time: began.elapsed() })
+    Ok(Outcome { manifest, why_full: ground.why_full(), time: began.elapsed(), changed })
 }
 
 /// The pass that makes the point whole: everything used, everything that differs, or everything pending.

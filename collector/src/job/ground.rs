@@ -123,6 +123,11 @@ impl Ground {
         }
     }
 
+    /// Why everything is copied, if it is.
+    pub(super) fn why_full(self) -> Option<String> {
+        if let Self::Full(why) = self { Some(why) } else { None }
+    }
+
     /// What has to be copied.
     pub(super) fn difference(&self, ledger: &dyn Ledger) -> Result<Difference> {
         match self {

@@ -20,13 +20,16 @@ mod passes;
 pub mod place;
 mod still;
 mod watch;
+mod yielding;
 
 pub use backup::{DeviceSurvey, Outcome, Subject, Survey, Wishes, backup};
 pub use ground::{Since, standing};
+pub use hook::Hook;
 pub use identity::{identify, identify_in};
 pub use ledger::Ledger;
 pub(crate) use passes::Hushed;
 pub use watch::watch;
+pub use yielding::{Budget, Yielding};
 
 use crate::copy::Watch;
 

@@ -131,7 +131,7 @@ impl Passes<'_> {
     }
 
     fn pass(&mut self, extents: &ExtentSet, watch: &dyn Watch, parent: Option<&Chain>) -> Result<()> {
-        let began = Instant::now();
+        let (began, held_back) = (Instant::now(), watch.held_back());
         let (source, writer) = (self.subject.source, &mut self.writer);
         let copied = match parent {
             None => copy::run(source, extents, writer, self.how, watch)?,
@@ -143,7 +143,9 @@ impl Passes<'_> {
             return Err(Error::new(Kind::Bug, text));
         }
         let time = began.elapsed();
-        self.pace.copied(copied.read, time);
+        // what was rest says nothing about how fast a freeze would go
+        let rest = watch.held_back().saturating_sub(held_back);
+        self.pace.copied(copied.read, time.saturating_sub(rest));
         self.stats.push(PassStats {
             extents: extents.len() as u64,
             bytes: copied.read,

@@ -20,6 +20,10 @@ use crate::seal::Session;
 use crate::sys::{failpoint, planted};
 use std::sync::Arc;
 
+/// What a point says that an older one is later than.
+const BEHIND: &str =
+    "this machine's clock is behind the times of points before this one; it is sorted after them";
+
 /// What is known when a backup begins.
 #[derive(Clone, Debug)]
 pub struct NewPoint {
@@ -75,6 +79,8 @@ pub struct PointWriter {
     end: u64,
     totals: Totals,
     files: Option<Files>,
+    /// No point that was there when this one was begun is sorted after this.
+    newest: u64,
     lock: DeviceLock,
 }
 
@@ -90,6 +96,8 @@ impl Repository {
             let why = "the lock is of another device, or the device too large";
             return Err(Error::new(Kind::Usage, format!("{}: {why}", what())));
         }
+        let point = PointId::generate();
+        let newest = self.newest(&new.device.id, point)?;
         let parent = match new.parent {
             None => None,
             Some(id) => {
@@ -101,7 +109,6 @@ impl Repository {
                 Some(ParentRef { point: id, manifest })
             }
         };
-        let point = PointId::generate();
         let session = self.keys().map(|keys| keys.session(point.to_bytes())).transpose()?;
         Ok(PointWriter {
             filler: Filler::start(self, 1)?,
@@ -114,6 +121,7 @@ impl Repository {
             end: 0,
             totals: Totals::default(),
             files: None,
+            newest,
             lock: lock.clone(),
         })
     }
@@ -240,9 +248,13 @@ impl PointWriter {
         Ok((index, covered, zeros))
     }
 
-    fn manifest(&self, info: FinishInfo, index: IndexRef, rebuild: Rebuild) -> Manifest {
+    fn manifest(&self, mut info: FinishInfo, index: IndexRef, rebuild: Rebuild) -> Manifest {
         let short = rebuild.segments.len().max(rebuild.zeros.len()) <= MAX_REBUILD;
         let new = self.new.clone();
+        let order = (info.time_cut < self.newest).then(|| self.newest.saturating_add(1));
+        if order.is_some() {
+            info.notes.push(BEHIND.to_owned());
+        }
         Manifest {
             point: self.point,
             repository: self.repository.uuid(),
@@ -265,6 +277,7 @@ impl PointWriter {
             totals: self.totals,
             index,
             files: self.files.clone(),
+            order,
             rebuild: short.then_some(rebuild),
             tool: tool(),
         }

@@ -119,8 +119,9 @@ fn in_files(random: &mut Random) -> Result<()> {
         Err(error) if full(&error) => {}
         other => other?,
     }
-    if random.below(3) == 0 {
-        fs::remove_dir_all(&folder)?;
+    // in a full file system the folder may not have been made
+    if random.below(3) == 0 && folder.exists() {
+        fs::remove_dir_all(&folder).with_context(|| format!("remove {}", folder.display()))?;
     }
     Ok(())
 }

@@ -1,0 +1,304 @@
+//! `run`: one job of the configuration, now. The daemon starts its jobs as this verb.
+//!
+//! ```text
+//!   pre ▸ track (if it is not) ▸ backup ▸ merge ▸ prune (if it is time) ▸ post
+//! ```
+//!
+//! What must stay true: a `pre` that fails means no backup; `post` runs whatever happened; a point that was made is
+//! reported even if something after it failed.
+
+use super::args::Making;
+use super::configuring::File;
+use super::making;
+use super::output::{Ending, print, print_json_line, say};
+use super::progress::{Bar, stop_flag};
+use super::show::{bytes, duration};
+use super::unlock::{Source, Unlock};
+use crate::chain;
+use crate::config::{Config, DeviceTable, FreezePolicy, JobTable, RepositoryTable};
+use crate::daemon::{Report, stripes};
+use crate::error::{Context, Error, Kind};
+use crate::format::DeviceId;
+use crate::job::{self, Hook, Outcome, Show, Yielding};
+use crate::life;
+use crate::repository::{Access, Repository};
+use crate::sys::device::BlockDevice;
+use crate::sys::publish;
+use crate::tracker::{self, Places, now_ms};
+use anyhow::Result;
+use clap::Args;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// `run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// A job of the configuration
+    #[arg(value_name = "JOB")]
+    job: String,
+    #[command(flatten)]
+    file: File,
+    /// Copy all used areas, not only what changed
+    #[arg(long)]
+    full: bool,
+    /// For programs, one line
+    #[arg(long)]
+    json: bool,
+    /// End when this process, which started this one, is gone
+    #[arg(long, hide = true, value_name = "PID")]
+    child_of: Option<u32>,
+}
+
+/// One job and what it names.
+struct Task<'a> {
+    name: &'a str,
+    job: &'a JobTable,
+    device: &'a DeviceTable,
+    repository: &'a RepositoryTable,
+    full: bool,
+}
+
+/// Runs a job.
+pub fn run(args: &Run, source: &Source) -> Result<Ending> {
+    let began = now_ms();
+    follow(args.child_of)?;
+    let config = Config::load(&args.file.path())?;
+    let job = config.job(&args.job)?;
+    let Some(device) = job.device.as_ref().and_then(|name| config.device.get(name)) else {
+        let text = format!("job {}: it backs up a group of files", args.job);
+        return Err(Error::new(Kind::Unsupported, text).hint("this version has no groups yet").into());
+    };
+    let repository = &config.repository[&job.repository];
+    let task = Task { name: &args.job, job, device, repository, full: args.full };
+    reach(&task, source);
+    let path = device.resolve()?;
+    let mut report =
+        Report { job: args.job.clone(), began, device: path.display().to_string(), ..Report::default() };
+    let done = task.with_hooks(&path, &mut report);
+    report.ended = now_ms();
+    if args.json && report.point.is_some() {
+        print_json_line(&report)?;
+    } else if let (true, Some(point)) = (done.is_ok(), &report.point) {
+        let time = duration(Duration::from_millis(report.ended - began));
+        print(&format!(
+            "{}: {} point {point}, {} stored, {time}\n",
+            args.job,
+            report.kind,
+            bytes(report.stored_bytes)
+        ))?;
+    }
+    done?;
+    report.suspect.iter().for_each(|why| say(&format!("suspect: {why}")));
+    Ok(if report.result == "suspect" { Ending::Suspect } else { Ending::Fine })
+}
+
+/// Ends cleanly when the daemon does, also if it was killed.
+fn follow(parent: Option<u32>) -> Result<(), Error> {
+    let Some(parent) = parent else { return Ok(()) };
+    let what = || "tie this run to its daemon".to_owned();
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM)).os_context(what)?;
+    // it may have gone before
+    match rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get() as u32) {
+        Some(pid) if pid == parent => Ok(()),
+        _ => Err(Error::new(Kind::Interrupted, "the daemon that started this run is gone")),
+    }
+}
+
+/// How its store is reached, and with which key.
+fn reach(task: &Task<'_>, source: &Source) {
+    let table = task.repository;
+    if table.key_file.is_some() || table.passphrase_file.is_some() {
+        let unlock = Unlock {
+            key_file: table.key_file.clone(),
+            passphrase_file: table.passphrase_file.clone(),
+            ..Unlock::default()
+        };
+        crate::repository::choose_keys(Box::new(source.with(unlock)));
+    }
+    let mut access = Access::default();
+    access.endpoint.clone_from(&table.s3_endpoint);
+    if let Some(time) = &table.retry_for {
+        access.patience = **time;
+    }
+    let rate = task.job.bandwidth.as_ref().or(table.bandwidth.as_ref());
+    rate.map_or(access.clone(), |rate| access.bandwidth(rate.0)).choose();
+}
+
+impl Task<'_> {
+    /// The hooks around the deed.
+    fn with_hooks(&self, path: &Path, report: &mut Report) -> Result<()> {
+        let name = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        let mut env =
+            vec![name("BLKDELTA_JOB", self.name), name("BLKDELTA_DEVICE", &path.display().to_string())];
+        let pre = match &self.job.pre {
+            Some(command) => {
+                Hook { command, when: "before the backup", limit: *self.job.pre_limit, env: &env }.run()
+            }
+            None => Ok(Duration::ZERO),
+        };
+        let done = match pre {
+            Ok(_) => self.deed(path, report),
+            Err(error) => Err(error.hint("no backup was made: its `pre` command must succeed").into()),
+        };
+        if done.is_err() {
+            report.result = "failed".into();
+        }
+        env.push(name("BLKDELTA_RESULT", &report.result));
+        env.extend(report.point.as_ref().map(|point| name("BLKDELTA_POINT", point)));
+        let post = match &self.job.post {
+            Some(command) => {
+                Hook { command, when: "after the backup", limit: *self.job.post_limit, env: &env }.run()
+            }
+            None => Ok(Duration::ZERO),
+        };
+        match (done, post) {
+            (Ok(()), Err(error)) => {
+                report.result = "failed".into();
+                Err(error.into())
+            }
+            (Err(first), Err(error)) => {
+                say(&super::output::explain(&error.into()));
+                Err(first)
+            }
+            (done, Ok(_)) => done,
+        }
+    }
+
+    fn deed(&self, path: &Path, report: &mut Report) -> Result<()> {
+        let places = Places::from_env();
+        let device = BlockDevice::open(path)?;
+        if tracker::intact(&places, &device)?.is_none() {
+            // never tracked, or it broke: the device was away, its programs were removed
+            let known = tracker::find(&places, path)?.map(|state| state.granularity);
+            let (_, before) = life::track(&places, path, known.unwrap_or(*self.device.granularity))?;
+            let how = before.map(|outcome| super::living::words(&outcome));
+            say(&format!("{}: {}", path.display(), how.unwrap_or_else(|| "tracked from now on".into())));
+        }
+        let bar = Bar::new(stop_flag()?);
+        let disk = device.disk;
+        let budget = job::Budget {
+            pressure: self.device.io_pressure.as_ref().map(|part| part.0),
+            latency: self.device.write_latency.as_ref().map(|time| **time),
+        };
+        let show = Yielding::new(&bar, disk, budget);
+        self.ensure_known()?;
+        let outcome = making::make(&self.making(path), self.full, &show)?;
+        bar.clear();
+        fill(report, &outcome, show.yielded());
+        self.note(&outcome.manifest.repository.to_string());
+        if let Some(dropped) = self.prune(&outcome.manifest.device.id)? {
+            report.pruned = dropped;
+        }
+        Ok(())
+    }
+
+    /// A repository that was there once is never made anew: a file system may only not be mounted.
+    fn ensure_known(&self) -> Result<(), Error> {
+        let (note, location) = (self.note_file(), &self.repository.location);
+        let text = std::fs::read_to_string(&note).unwrap_or_default();
+        let Some((known, uuid)) = text.trim_end().split_once('\n') else { return Ok(()) };
+        if known != location {
+            return Ok(());
+        }
+        let hint = format!(
+            "is its file system mounted? a new one is made only where there never was one; to begin anew remove {}",
+            note.display()
+        );
+        let what = format!("find the repository of the runs before at {location}");
+        match Repository::open(location) {
+            Ok(repo) if repo.uuid().to_string() == uuid => Ok(()),
+            Ok(_) => Err(Error::new(Kind::Unsupported, format!("{what}: another one is there")).hint(hint)),
+            Err(error) if error.kind() == Kind::NotFound => Err(error.within(what).hint(hint)),
+            Err(error) => Err(error.within(what)),
+        }
+    }
+
+    /// Notes that the repository is there.
+    fn note(&self, uuid: &str) {
+        let (note, text) = (self.note_file(), format!("{}\n{uuid}\n", self.repository.location));
+        if std::fs::read_to_string(&note).is_ok_and(|old| old == text) {
+            return;
+        }
+        if let Err(error) = keep(&note, text.as_bytes()) {
+            // the point is there, and counts
+            say(&format!("that the repository is known could not be noted: {}", error.in_full()));
+        }
+    }
+
+    fn note_file(&self) -> PathBuf {
+        kept(&format!("repository-{}", self.job.repository))
+    }
+
+    /// The same as the words of `backup`.
+    fn making(&self, path: &Path) -> Making {
+        Making {
+            device: path.to_owned(),
+            repo: self.repository.location.clone(),
+            no_freeze: self.device.freeze == FreezePolicy::Never,
+            freeze_limit: *self.device.freeze_limit,
+            while_frozen: self.device.while_frozen.clone(),
+            allow_store_on_device: self.device.allow_store_on_device,
+            compression: *self.job.compression,
+            merge_every: self.job.merge_every,
+            since: self.job.since.as_ref().map(|since| **since),
+        }
+    }
+
+    /// Drops what no rule keeps, if it is time to; the number of points dropped. Nothing if somebody else is at it.
+    fn prune(&self, device: &DeviceId) -> Result<Option<u64>> {
+        let Some(policy) = self.job.policy() else { return Ok(None) };
+        let stamp = kept(&format!("pruned-{}", self.name));
+        let age =
+            std::fs::metadata(&stamp).and_then(|meta| meta.modified()).ok().and_then(|t| t.elapsed().ok());
+        if age.is_some_and(|age| age < *self.job.prune_every) {
+            return Ok(None);
+        }
+        let repo = Repository::open(&self.repository.location)?;
+        let pruned = match chain::prune(&repo, device, &policy, self.job.grace.0, false) {
+            Ok(pruned) => pruned,
+            Err(error) if error.kind() == Kind::Busy => return Ok(None),
+            Err(error) => return Err(error.within(format!("prune after job {}", self.name)).into()),
+        };
+        keep(&stamp, b"")?;
+        Ok(Some(pruned.plan.drop.len() as u64))
+    }
+}
+
+/// A file that runs of jobs keep for the next one.
+fn kept(name: &str) -> PathBuf {
+    Places::from_env().lib().join("daemon").join(name)
+}
+
+fn keep(file: &Path, bytes: &[u8]) -> Result<(), Error> {
+    if let Some(folder) = file.parent() {
+        std::fs::create_dir_all(folder).os_context(|| format!("make folder {}", folder.display()))?;
+    }
+    publish(file, bytes)
+}
+
+/// What came of it.
+fn fill(report: &mut Report, outcome: &Outcome, yielded: Duration) {
+    let m = &outcome.manifest;
+    report.result = if m.is_suspect() { "suspect".into() } else { "ok".into() };
+    report.device_id = m.device.id.to_string();
+    report.point = Some(m.point.to_string());
+    report.kind = super::listing::kind(m.kind).to_owned();
+    report.why_full.clone_from(&outcome.why_full);
+    report.size = m.geometry.size;
+    report.changed_bytes = m.totals.changed_bytes;
+    report.copied_bytes = m.totals.copied_bytes;
+    report.stored_bytes = m.totals.stored_bytes;
+    report.freeze_ms = m.freeze_ms;
+    report.consistency = super::listing::consistency(m.consistency).to_owned();
+    report.suspect.clone_from(&m.suspect);
+    report.notes.clone_from(&m.notes);
+    report.yielded_ms = yielded.as_millis() as u64;
+    report.stripes = stripes(&outcome.changed, m.geometry.size);
+}
+
+/// Somebody who looks on and holds the backup back.
+impl Show for Yielding<'_, Bar> {
+    fn begin(&self, what: &str, total: u64) {
+        self.inner().begin(what, total);
+    }
+}

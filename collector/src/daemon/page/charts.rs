@@ -1,0 +1,130 @@
+//! Pictures as inline SVG: points over time with their sizes, and what changed where. Each has its numbers as text too.
+
+use super::html::escaped;
+use crate::config::words::{bytes, time};
+use crate::daemon::report::{Report, STRIPES};
+use std::fmt::Write;
+
+const WIDTH: u64 = 960;
+const HEIGHT: u64 = 120;
+
+/// Points that are shown.
+const MOST: usize = 64;
+
+fn newest<'a, 'b>(runs: &'b [&'a Report]) -> &'b [&'a Report] {
+    &runs[runs.len().saturating_sub(MOST)..]
+}
+
+/// A bar for each point; its height is the size, by its logarithm. Full ones are darker, suspect ones have a border.
+pub(super) fn timeline(runs: &[&Report]) -> String {
+    let runs = newest(runs);
+    let most = runs.iter().map(|run| run.stored_bytes).max().unwrap_or(0).max(1);
+    let sum: u64 = runs.iter().map(|run| run.stored_bytes).sum();
+    let mut svg = format!(
+        "<svg viewBox=\"0 0 {WIDTH} {}\" role=\"img\" aria-label=\"{} points, {} stored, the largest {}\">",
+        HEIGHT + 18,
+        runs.len(),
+        bytes(sum),
+        bytes(most)
+    );
+    let step = WIDTH as f64 / runs.len().max(1) as f64;
+    for (n, run) in runs.iter().enumerate() {
+        let high = logarithmic(run.stored_bytes, most) * HEIGHT as f64;
+        let (high, wide) = (high.max(2.0), (step - 2.0).clamp(1.0, 40.0));
+        let class = if run.kind == "full" { "full" } else { "part" };
+        let doubt = if run.suspect.is_empty() { "" } else { " doubt" };
+        let _ = write!(
+            svg,
+            "<rect class=\"{class}{doubt}\" x=\"{:.1}\" y=\"{:.1}\" width=\"{wide:.1}\" height=\"{high:.1}\">\
+             <title>{} {} {} UTC: {} stored, {} changed{}</title></rect>",
+            n as f64 * step,
+            HEIGHT as f64 - high,
+            escaped(&run.kind),
+            escaped(run.point.as_deref().unwrap_or_default()),
+            time(run.began),
+            bytes(run.stored_bytes),
+            bytes(run.changed_bytes),
+            if run.suspect.is_empty() { "" } else { ", suspect" }
+        );
+    }
+    axis(&mut svg, HEIGHT + 14, runs.first(), runs.last());
+    let fulls = runs.iter().filter(|run| run.kind == "full").count();
+    format!(
+        "{svg}</svg><p class=\"soft\">The last {} points and their sizes (logarithmic; full ones, {fulls}, darker): {} \
+         stored.</p>",
+        runs.len(),
+        bytes(sum)
+    )
+}
+
+/// A row for each point, newest below; a column for each part of the device; the more changed, the darker.
+pub(super) fn heat(runs: &[&Report]) -> String {
+    let runs: Vec<&Report> = newest(runs).iter().copied().filter(|run| run.kind != "full").collect();
+    let runs: Vec<&Report> = runs.into_iter().filter(|run| run.stripes.len() as u64 == STRIPES).collect();
+    let Some(last) = runs.last() else { return String::new() };
+    let part = last.size.div_ceil(STRIPES).max(1);
+    let (wide, high) = (WIDTH / STRIPES, (240 / runs.len() as u64).clamp(4, 14));
+    let tall = high * runs.len() as u64;
+    let mut svg = format!(
+        "<svg viewBox=\"0 0 {WIDTH} {}\" role=\"img\" aria-label=\"{}\">",
+        tall + 18,
+        escaped(&hottest(&runs, part))
+    );
+    for (row, run) in runs.iter().enumerate() {
+        for (column, changed) in run.stripes.iter().enumerate().filter(|(_, changed)| **changed > 0) {
+            let shade = 0.15 + 0.85 * logarithmic(*changed, part);
+            let (x, y) = (column as u64 * wide, row as u64 * high);
+            let _ = write!(
+                svg,
+                "<rect class=\"heat\" x=\"{x}\" y=\"{y}\" width=\"{wide}\" height=\"{high}\" fill-opacity=\"{shade:.2}\"/>"
+            );
+        }
+    }
+    let _ =
+        write!(svg, "<rect class=\"frame\" x=\"0.5\" y=\"0.5\" width=\"{}\" height=\"{tall}\"/>", WIDTH - 1);
+    let y = tall + 14;
+    let _ = write!(
+        svg,
+        "<text x=\"0\" y=\"{y}\">0</text><text x=\"{WIDTH}\" y=\"{y}\" text-anchor=\"end\">{}</text>",
+        bytes(last.size)
+    );
+    format!(
+        "{svg}</svg><p class=\"soft\">What changed where: the device from left to right, one line for each of the last {} \
+         increments, the newest below. {}</p>",
+        runs.len(),
+        escaped(&hottest(&runs, part))
+    )
+}
+
+/// In words: where most of it was.
+fn hottest(runs: &[&Report], part: u64) -> String {
+    let sum = |stripe: usize| runs.iter().map(|run| run.stripes[stripe]).sum::<u64>();
+    let most = (0..STRIPES as usize).max_by_key(|stripe| sum(*stripe)).unwrap_or(0);
+    match sum(most) {
+        0 => "Nothing changed.".into(),
+        changed => format!(
+            "Most, {}, between {} and {}.",
+            bytes(changed),
+            bytes(most as u64 * part),
+            bytes((most as u64 + 1) * part)
+        ),
+    }
+}
+
+/// 0 for nothing, 1 for `most`.
+fn logarithmic(value: u64, most: u64) -> f64 {
+    // below a page everything looks the same
+    let scale = |v: u64| (1.0 + v as f64 / 4096.0).ln();
+    if most == 0 { 0.0 } else { (scale(value) / scale(most)).min(1.0) }
+}
+
+fn axis(svg: &mut String, y: u64, first: Option<&&Report>, last: Option<&&Report>) {
+    if let (Some(first), Some(last)) = (first, last) {
+        let _ = write!(
+            svg,
+            "<text x=\"0\" y=\"{y}\">{}</text><text x=\"{WIDTH}\" y=\"{y}\" text-anchor=\"end\">{} UTC</text>",
+            time(first.began),
+            time(last.began)
+        );
+    }
+}

@@ -171,7 +171,7 @@ fn plant_names(care: &mut Care<'_>) -> Result<()> {
     fs::set_permissions(care.at("a/page"), fs::Permissions::from_mode(0o4751))?;
     fs::set_permissions(care.at("a/b"), fs::Permissions::from_mode(0o1700))?;
     attribute(&care.at("a/small"), "user.note", b"\0binary\xff")?;
-    attribute(&care.at("a"), "user.folder", &[7; 2000])?;
+    attribute(&care.at("a"), "user.folder", &[7; 700])?;
     // an access list: user 1234 may read
     let list = [
         2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 2, 0, 4, 0, 210, 4, 0, 0, 4, 0, 4, 0, 255, 255, 255, 255,
@@ -240,7 +240,7 @@ const STEPS: &[Step] = &[
         fs::set_permissions(care.at("came"), fs::Permissions::from_mode(0o600))?;
         attribute(&care.at("came"), "user.note", b"new")?;
         rustix::fs::removexattr(care.at("a/small"), "user.note")?;
-        attribute(&care.at("a/page"), "user.long", &[9; 3000])
+        attribute(&care.at("a/page"), "user.long", &[9; 500])
     }),
     ("deleted", |care| {
         fs::remove_file(care.at("new/small"))?;

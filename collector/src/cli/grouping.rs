@@ -1,7 +1,7 @@
 //! `group`: groups of files.
 
 use super::listing::{consistency, kind};
-use super::output::{Ending, print, print_json};
+use super::output::{Ending, print, print_json, say};
 use super::progress::{Bar, stop_flag};
 use super::show::{Table, bytes, duration as lasted, time};
 use super::unlock::memory;
@@ -10,9 +10,8 @@ use crate::config::values::{compression, duration};
 use crate::error::{Error, Kind};
 use crate::format::{Compression, Files, Manifest, Moment, Node, NodeKind, PointId};
 use crate::group::{self, Group as Subject, Outcome};
-use crate::job::{self, Wishes};
+use crate::job::{self, Show, Wishes};
 use crate::repository::{Location, Repository};
-use crate::sys::device::BlockDevice;
 use crate::tracker::Places;
 use crate::tree::{Pick, Picker};
 use crate::unpack::Unpack;
@@ -134,7 +133,7 @@ impl Group {
 
 fn backup(args: &Backup) -> Result<Ending> {
     let bar = Bar::new(stop_flag()?);
-    let outcome = make(args, &bar)?;
+    let outcome = asked(args, &bar)?;
     bar.clear();
     if args.json {
         print_json(&Json::of(&outcome))?;
@@ -145,44 +144,63 @@ fn backup(args: &Backup) -> Result<Ending> {
     Ok(if sound { Ending::Fine } else { Ending::Suspect })
 }
 
-fn make(args: &Backup, bar: &Bar) -> Result<Outcome> {
-    if args.name.is_empty() || args.name.chars().any(|c| c.is_control() || c == '/') {
-        return Err(Error::new(Kind::Usage, format!("{:?} is no name of a group", args.name)).into());
-    }
+/// How a group is backed up, besides what a device's backup is asked for.
+pub struct How<'a> {
+    /// Repository.
+    pub repo: &'a str,
+    /// Merge longer chains.
+    pub merge_every: Option<u32>,
+    /// Devices; none: found from the paths.
+    pub devices: &'a [PathBuf],
+    /// It is no error if none is tracked.
+    pub untracked: bool,
+}
+
+fn asked(args: &Backup, bar: &Bar) -> Result<Outcome> {
     let pick = Pick { paths: args.path.clone(), globs: args.glob.clone(), excludes: args.exclude.clone() };
-    let places = Places::from_env();
     let wishes = Wishes {
         full: args.full,
         freeze: !args.no_freeze,
         freeze_limit: args.freeze_limit,
         compression: args.compression,
         store_on_device: args.allow_store_on_device,
-        own_folders: vec![places.state().to_owned()],
         ..Wishes::default()
     };
-    let picker = Picker::new(&pick)?;
-    let seats = match group::seats(&places, &picker, &args.devices) {
-        Err(e) if args.untracked && e.kind() == Kind::NotFound && args.devices.is_empty() => Vec::new(),
+    let how = How {
+        repo: &args.repo,
+        merge_every: args.merge_every,
+        devices: &args.devices,
+        untracked: args.untracked,
+    };
+    make(&Subject { name: args.name.clone(), pick }, &how, &wishes, bar)
+}
+
+/// Makes a point of a group.
+pub fn make(subject: &Subject, how: &How<'_>, wishes: &Wishes, show: &dyn Show) -> Result<Outcome> {
+    if subject.name.is_empty() || subject.name.chars().any(|c| c.is_control() || c == '/') {
+        return Err(Error::new(Kind::Usage, format!("{:?} is no name of a group", subject.name)).into());
+    }
+    let places = Places::from_env();
+    let wishes = Wishes { own_folders: vec![places.state().to_owned()], ..wishes.clone() };
+    let picker = Picker::new(&subject.pick)?;
+    let seats = match group::seats(&places, &picker, how.devices) {
+        Err(e) if how.untracked && e.kind() == Kind::NotFound && how.devices.is_empty() => Vec::new(),
         seats => seats?,
     };
     // before the repository is made: a refusal leaves nothing behind
     for seat in &seats {
-        let device = BlockDevice::of_number(seat.dev)?;
-        job::place::judge(Some(device.dev), Location::parse(&args.repo)?.folder(), &wishes)?;
+        job::place::judge(Some(seat.dev), Location::parse(how.repo)?.folder(), &wishes)?;
     }
-    let repo = Repository::open_or_create(&args.repo)?;
-    let subject = Subject { name: args.name.clone(), pick };
-    let outcome = group::backup(&subject, seats, &repo, &wishes, bar)?;
+    let repo = Repository::open_or_create(how.repo)?;
+    let outcome = group::backup(subject, seats, &repo, &wishes, show)?;
     let manifest = &outcome.manifest;
     if let Err(error) = memory().note(&repo, manifest) {
-        super::output::say(&format!(
-            "the point is made; that the repository goes back could not be noticed: {error}"
-        ));
+        say(&format!("the point is made; that the repository goes back could not be noticed: {error}"));
     }
-    if let Some(most) = args.merge_every
+    if let Some(most) = how.merge_every
         && let Err(error) = chain::merge_if_longer(&repo, &manifest.device.id, manifest.point, most)
     {
-        super::output::say(&format!("point {} was not merged: {error}", manifest.point));
+        say(&format!("point {} was not merged: {error}", manifest.point));
     }
     Ok(outcome)
 }

@@ -1,6 +1,6 @@
 //! What was found, kept in the target folder, and put into docs/BENCHMARKS.md and the README.
 
-use crate::command::text;
+use crate::command::{say, text};
 use crate::workspace::{Workspace, write_file};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -100,11 +100,9 @@ pub fn write(ws: &Workspace, benchmarks: &[(&str, &str)]) -> Result<()> {
     let mut document = String::from(HEAD);
     let mut table = String::from(TABLE);
     for (name, about) in benchmarks {
-        let (section, figures) = match section(ws, name, about)? {
-            Some(fresh) => fresh,
-            None => parts(&old, name).with_context(|| {
-                format!("no result of `cargo xtask bench {name}` yet, here or in the document")
-            })?,
+        let Some((section, figures)) = section(ws, name, about)?.or_else(|| parts(&old, name)) else {
+            say(format!("no result of `cargo xtask bench {name}` yet, here or in the document: left out"));
+            continue;
         };
         write!(document, "\n## {name}: {section}\n{}\n\n{TABLE}{figures}", figures_head(name))?;
         table += &figures;
@@ -150,10 +148,12 @@ fn parts(document: &str, name: &str) -> Option<(String, String)> {
 const HEAD: &str = "# Benchmarks
 
 Written by `cargo xtask bench --write`; `cargo xtask bench` lists the benchmarks, `cargo xtask bench NAME`
-runs one. Unless it says otherwise everything lies in memory (a loop device on tmpfs, files on tmpfs), so that
-programs and not disks are compared: what a tool computes weighs most there. Contenders take turns in every
-round, and a first round does not count; the *ratio* is to the first line of a table, taken round by round,
-then its median. *memory* is the most a contender's process ever had (VmHWM).
+runs one, `cargo xtask bench repo` all of the repository's side. Unless it says otherwise everything lies in
+memory (a loop device on tmpfs, files on tmpfs), so that programs and not disks are compared: what a tool
+computes weighs most there. Contenders take turns in every round, and a first round does not count; the *ratio*
+is to the first line of a table, taken round by round, then its median. *CPU s* is the processor time of a
+contender (the loop device's own threads are not in it), *memory* the most its process ever had (VmHWM). A
+*limit* is what the machine does with nothing of a backup in it, measured in the same rounds.
 ";
 
 /// `text` with the table between its marks.

@@ -212,6 +212,7 @@ fn no_space_for_its_memory_stops_no_backup() -> Result<()> {
     while file.write_all(&[1; 4096]).is_ok() {}
     scene.wait("it to say so", |scene| Ok(scene.status()?["unwritten"].as_str().is_some()))?;
     scene.successes(&["job0"], 3)?;
+    drop(file);
     std::fs::remove_file(&hog)?;
     scene.wait("it to be well again", |scene| Ok(scene.status()?["unwritten"].is_null()))?;
     scene.stop()

@@ -112,7 +112,7 @@ const COLUMNS: [&str; 7] = ["Job", "Of", "To", "When (UTC)", "Next", "Last", "St
 fn jobs(body: &mut String, shown: &Shown) {
     *body += "<h2>Jobs</h2><div class=\"wide\"><table><thead><tr>";
     for name in COLUMNS {
-        let _ = write!(body, "<th scope=\"col\">{name}</th>");
+        let _ = write!(body, "<th scope=\"col\"{}>{name}</th>", class_of(name));
     }
     *body += "</tr></thead><tbody>";
     for job in &shown.jobs {
@@ -130,12 +130,17 @@ fn jobs(body: &mut String, shown: &Shown) {
         ];
         *body += "<tr>";
         for (name, cell) in COLUMNS.iter().zip(cells) {
-            let class = if *name == "Stored" { " class=\"n\"" } else { "" };
-            let _ = write!(body, "<td{class} data-name=\"{name}\">{cell}</td>");
+            let cell = if cell.is_empty() { cell } else { format!("<span>{cell}</span>") };
+            let _ = write!(body, "<td{} data-name=\"{name}\">{cell}</td>", class_of(name));
         }
         *body += "</tr>";
     }
     *body += "</tbody></table></div>";
+}
+
+/// Numbers stand below each other.
+fn class_of(column: &str) -> &'static str {
+    if column == "Stored" { " class=\"n\"" } else { "" }
 }
 
 fn next(job: &JobShown, now: u64) -> String {

@@ -162,7 +162,7 @@ def main(words):
     envelope(os.path.join(repository, "repo.json"), "blkdelta repository")
     found = glob.glob(os.path.join(glob.escape(repository), "bak", "*", "*.json"))
     dropped = lambda path: os.path.exists(os.path.join(repository, "del", *path.split(os.sep)[-2:]))
-    points = sorted((envelope(p, "blkdelta point") for p in found if not dropped(p)), key=lambda p: (p["time_cut"], p["point"]))
+    points = sorted((envelope(p, "blkdelta point") for p in found if not dropped(p)), key=lambda p: (p.get("order", p["time_cut"]), p["point"]))
     if len(words) == 1:
         return [print(p["point"], p["device"]["id"], p["kind"], p["geometry"]["size"], p["time_cut"]) for p in points]
     chosen = points[-1:] if words[1] == "latest" else [p for p in points if p["point"] == words[1]]

@@ -13,6 +13,7 @@
 //! ```
 
 pub mod bpf;
+pub mod bucket;
 pub mod daemon;
 pub mod device;
 pub mod fault;
@@ -31,8 +32,10 @@ pub mod protected;
 pub mod proxy;
 pub mod random;
 mod raw;
+pub mod recorded;
 pub mod replica;
 pub mod scratch;
 pub mod server;
 pub mod tracked;
+pub mod tree;
 pub mod workload;

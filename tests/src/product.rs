@@ -63,6 +63,12 @@ impl Home {
         self.environment.push((name.into(), value.into()));
     }
 
+    /// What every run has in its environment by this name; empty: nothing.
+    pub fn get(&self, name: &str) -> String {
+        let set = self.environment.iter().find(|(set, _)| set == name);
+        set.map(|(_, value)| value.clone()).unwrap_or_default()
+    }
+
     /// One that several processes share, one after the other.
     pub fn at(path: &Path) -> Result<Self> {
         std::fs::create_dir_all(path)?;

@@ -40,6 +40,14 @@ pub struct Request {
     body: Vec<u8>,
 }
 
+impl Request {
+    /// Whose it is: the access key it is signed with.
+    pub fn key(&self) -> Option<&str> {
+        let head = std::str::from_utf8(&self.head).ok()?;
+        head.split_once("Credential=")?.1.split('/').next()
+    }
+}
+
 type Plan = Box<dyn FnMut(&Request) -> Option<Fault> + Send>;
 
 struct Shared {

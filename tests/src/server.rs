@@ -104,6 +104,27 @@ impl Server {
         Ok(body.split("<Key>").skip(1).filter_map(|rest| Some(rest.split_once('<')?.0.to_owned())).collect())
     }
 
+    /// An object's bytes.
+    pub fn object(&self, bucket: &str, key: &str) -> Result<Vec<u8>> {
+        let (status, body) = Self::exchange(self.address, "GET", &format!("/{bucket}/{key}"), &[], b"")?;
+        ensure!(status == 200, "read {key}: {status}");
+        Ok(body)
+    }
+
+    /// Removes the newest version of an object, or the mark that it was removed: the one before is there again.
+    pub fn forget_newest(&self, bucket: &str, key: &str) -> Result<()> {
+        let (status, body) = self.ask("GET", &format!("/{bucket}?versions&prefix={key}"), &[], b"")?;
+        ensure!(status == 200, "list versions of {key}: {status} {body}");
+        let latest = |part: &&str| part.contains("<IsLatest>true") && part.contains(&format!("<Key>{key}<"));
+        let all = body.split("<Version>").flat_map(|part| part.split("<DeleteMarker>"));
+        let newest = all.into_iter().find(latest).context("no version is the latest")?;
+        let id =
+            newest.split_once("<VersionId>").and_then(|(_, rest)| rest.split_once('<')).context("no id")?.0;
+        let (status, body) = self.ask("DELETE", &format!("/{bucket}/{key}?versionId={id}"), &[], b"")?;
+        ensure!(status == 204, "remove a version of {key}: {status} {body}");
+        Ok(())
+    }
+
     /// One request, past all that is under test; moto believes every signature.
     pub fn ask(&self, method: &str, path: &str, more: &[&str], body: &[u8]) -> Result<(u16, String)> {
         Self::ask_at(self.address, method, path, more, body)
@@ -117,6 +138,17 @@ impl Server {
         more: &[&str],
         body: &[u8],
     ) -> Result<(u16, String)> {
+        let (status, body) = Self::exchange(address, method, path, more, body)?;
+        Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    }
+
+    fn exchange(
+        address: SocketAddr,
+        method: &str,
+        path: &str,
+        more: &[&str],
+        body: &[u8],
+    ) -> Result<(u16, Vec<u8>)> {
         let mut stream = TcpStream::connect(address)?;
         let key = "Credential=k/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=x";
         let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
@@ -126,9 +158,11 @@ impl Server {
         stream.write_all(body)?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer)?;
-        let answer = String::from_utf8_lossy(&answer).into_owned();
-        let status = answer.split(' ').nth(1).and_then(|s| s.parse().ok()).context("no status")?;
-        Ok((status, answer.split_once("\r\n\r\n").map_or_else(String::new, |(_, body)| body.to_owned())))
+        let end = answer.windows(4).position(|w| w == b"\r\n\r\n").context("no end of the answer's head")?;
+        let body = answer.split_off(end + 4);
+        let head = String::from_utf8_lossy(&answer).into_owned();
+        let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).context("no status")?;
+        Ok((status, body))
     }
 }
 

@@ -201,3 +201,69 @@ fn over_a_reboot_a_start_point_is_proved_or_compared() -> Result<()> {
     ensure!(doubts(&one.1) == 0, "{}", one.1.json);
     Ok(())
 }
+
+/// A chain has one size: what changed since points of another size is given up, said at once and never guessed. What was
+/// wished (the last full) holds for the points that come.
+#[test]
+fn a_resize_gives_up_start_points_and_says_so() -> Result<()> {
+    const NAME: &str = "differential::a_resize_gives_up_start_points_and_says_so";
+    skip_if!(host::no_tracking(), NAME);
+    let scratch = Scratch::new("since-resize")?;
+    let mut random = Random::for_test(NAME);
+    let device = Loop::new(&scratch, "disk", 16 << 20)?;
+    fill(device.path(), &mut random)?;
+    let mut care = Protected::new(&scratch, device.path())?;
+    let repos = [care.repo.clone(), scratch.fresh("repo2")];
+    let mut all = Vec::new();
+    for size in [24u64 << 20, 12 << 20] {
+        for repo in &repos {
+            care.repo.clone_from(repo);
+            all.push(made(&care, &[])?);
+            keep(&care, "latest-full", &[])?.expect(0, "keep the last full")?;
+            churn(device.path(), &mut random, 8)?;
+            all.push(made(&care, &[])?);
+        }
+        let named = all.last().context("the last")?.1.id.clone();
+        keep(&care, &named, &[])?.expect(0, "keep a point by its name")?;
+        churn(device.path(), &mut random, 8)?;
+        device.resize(size)?;
+        churn(device.path(), &mut random, 8)?;
+        let points = care.points()?.len();
+        for since in ["latest-full", &named, "latest"] {
+            let ended =
+                care.home.run(care.backup_words(&["--since", since]))?.expect(1, "since before it")?;
+            ensure!(ended.err.contains("try:") && !ended.err.contains("panicked"), "{since}: {ended}");
+        }
+        ensure!(care.points()?.len() == points, "a point was made all the same");
+        let status = care.home.json(["status"])?;
+        host::say(&format!("{NAME}: start points after a resize: {}", status[0]["start_points"]));
+        start_anew(&mut care, &repos, size, &mut random, &mut all)?;
+    }
+    ensure_all(&mut care, &all)
+}
+
+/// The next point of each repository is a full one, whole and of the new size, and the wish holds for it.
+fn start_anew(
+    care: &mut Protected<'_>,
+    repos: &[PathBuf],
+    size: u64,
+    random: &mut Random,
+    all: &mut Vec<Made>,
+) -> Result<()> {
+    for repo in repos {
+        care.repo.clone_from(repo);
+        let one = made(care, &[])?;
+        ensure!(one.1.kind() == "full" && doubts(&one.1) == 0, "{size}: {}", one.1.json);
+        ensure!(one.2.size() == size, "{} bytes", one.2.size());
+        let full = one.1.id.clone();
+        all.push(one);
+        churn(&care.device, random, 8)?;
+        all.push(made(care, &[])?);
+        churn(&care.device, random, 8)?;
+        let one = made(care, &["--since", "latest-full"])?;
+        ensure!(one.1.kind() == "incremental" && parent(&one.1) == full, "{}", one.1.json);
+        ensure!(doubts(&one.1) == 0, "{}", one.1.json);
+        all.push(one);
+    }
+    Ok(())
+}

@@ -33,7 +33,7 @@ pub use merge::merge_if_longer;
 pub use prune::{Plan, Pruned, prune};
 pub use repair::{Repaired, repair};
 pub use retention::Policy;
-pub use transfer::{Sent, Wanted, send, to_send};
+pub use transfer::{Progress, Sending, Sent, Wanted};
 
 /// Indexes read side by side; each holds one chunk in memory (about 1.5 MiB).
 const SIDE_BY_SIDE: usize = 24;

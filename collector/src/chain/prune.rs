@@ -60,6 +60,8 @@ pub fn prune(
     let points = Points::read(repo, device)?;
     let plan = points.plan(policy, grace)?;
     let Some(lock) = lock else { return Ok(Pruned { device: device.clone(), plan, swept: None }) };
+    // before anything is hidden
+    repo.may_remove(&lock)?;
     for point in &plan.map {
         Chain::resolve(repo, device, *point)?.merge(&lock)?;
     }

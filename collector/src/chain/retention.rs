@@ -69,8 +69,11 @@ impl Policy {
         }
         let newest = points.iter().map(|(_, time)| *time).max().unwrap_or(0);
         let within = self.within.map(|within| newest.saturating_sub(within.as_millis() as u64));
+        let mut latest = 0;
         for (n, (_, time)) in points.iter().enumerate() {
-            if within.is_some_and(|from| *time >= from) {
+            // the clock may have been set back: a point is as young as any before it
+            latest = latest.max(*time);
+            if within.is_some_and(|from| latest >= from) {
                 kept[n].push("within");
             }
         }
@@ -122,6 +125,16 @@ mod tests {
         assert_eq!(kept(&Policy { monthly: 2, ..Policy::default() }, &days), [39, 59]);
         assert_eq!(kept(&Policy { yearly: 5, ..Policy::default() }, &days), [39, 59]);
         assert_eq!(kept(&Policy { last: 1, monthly: 1, ..Policy::default() }, &days), [59]);
+    }
+
+    #[test]
+    fn points_made_after_the_clock_was_set_back_are_no_older_than_those_before() {
+        let mut points = every(HOUR, 5);
+        points.extend((0..3).map(|n| (PointId::generate(), n * HOUR)));
+        let within = Policy { within: Some(Duration::from_secs(3600)), ..Policy::default() };
+        assert_eq!(kept(&within, &points), [3, 4, 5, 6, 7]);
+        points.push((PointId::generate(), SUNDAY + 6 * HOUR));
+        assert_eq!(kept(&within, &points), [8]);
     }
 
     #[test]

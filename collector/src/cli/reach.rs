@@ -7,12 +7,12 @@ use std::time::Duration;
 
 /// Options of every verb.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Stores over the network (--repo s3://BUCKET/PREFIX, https://HOST/PATH)")]
+#[command(next_help_heading = "Stores (--repo /FOLDER, s3://BUCKET/PREFIX, https://HOST/PATH)")]
 pub struct Reach {
     /// Server of S3 other than Amazon's; else AWS_ENDPOINT_URL
     #[arg(long, global = true, value_parser = endpoint, value_name = "URL")]
     s3_endpoint: Option<String>,
-    /// At most so much a second, up and down together: 50MiB/s (`compact`: in a folder too)
+    /// At most so much a second to and from all stores together, folders too: 50MiB/s
     #[arg(long, global = true, value_parser = bandwidth, value_name = "RATE")]
     bandwidth: Option<u64>,
     /// Try a request again for so long before it has failed

@@ -58,6 +58,8 @@ pub struct Source {
     /// A descriptor and a person are asked once.
     words: Arc<Mutex<Option<Zeroizing<String>>>>,
     kept: Arc<Mutex<Option<Kept>>>,
+    /// Of which repository, if there are two.
+    whose: Option<Arc<str>>,
     /// What was said of repositories that are not as they were left.
     said: Arc<Mutex<BTreeSet<String>>>,
 }
@@ -81,6 +83,15 @@ impl Source {
         Self { options: Arc::new(options), said: Arc::clone(&self.said), ..Self::default() }
     }
 
+    /// For one of two repositories: its own options, else those for all, else a person is asked for this one.
+    pub fn of_one(&self, own: Unlock, whose: &str) -> Self {
+        let given = own.key_file.is_some() || own.gives_passphrase();
+        if !given && self.meant() {
+            return self.clone();
+        }
+        Self { whose: Some(whose.into()), ..self.with(own) }
+    }
+
     /// The key file, if one was named.
     pub fn key_file(&self) -> Option<&Path> {
         self.options.key_file.as_deref()
@@ -93,7 +104,10 @@ impl Source {
 
     /// The passphrase of something that exists.
     pub fn passphrase(&self) -> Result<Passphrase> {
-        self.words("passphrase: ", None)
+        match &self.whose {
+            Some(whose) => self.words(&format!("passphrase of {whose}: "), None),
+            None => self.words("passphrase: ", None),
+        }
     }
 
     /// A passphrase for something new: a person is asked twice.

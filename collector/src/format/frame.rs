@@ -79,6 +79,19 @@ impl EncodedFrame {
         let meta = FrameMeta { stored_len: data.len() as u32, ..self.meta };
         Ok(Self { meta, data: data.into() })
     }
+
+    /// The same, no longer sealed; its content is not decoded.
+    ///
+    /// # Errors
+    /// [`Kind::Damaged`] if it was not sealed with `key` for this place.
+    pub fn unsealed(self, key: &FrameKey) -> Result<Self> {
+        let mut plain = Vec::new();
+        let opened = key.open(&self.meta.place(), &self.data, &mut plain);
+        let len = opened.map_err(|e| e.within(format!("frame at {}", self.meta.extent.offset)))?.len();
+        plain.truncate(len);
+        let meta = FrameMeta { stored_len: len as u32, ..self.meta };
+        Ok(Self { meta, data: plain.into() })
+    }
 }
 
 impl FrameMeta {

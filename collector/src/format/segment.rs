@@ -6,7 +6,7 @@
 //!   header 64 | [ room for records u32 | records of 100 ] | frames ... | frame table | trailer 56
 //! ```
 
-use super::chunk::{Piece, PieceContent, decode_chunk, encode_chunk};
+use super::chunk::{MAX_CHUNK, Piece, PieceContent, decode_chunk, encode_chunk};
 use super::header::{HEADER_LEN, Header, ObjectKind, TRAILER_LEN, Trailer};
 use super::{EncodedFrame, FrameMeta, PIECES_PER_CHUNK, RepositoryId, SegmentId, damaged};
 use crate::error::{Error, Kind, Result};
@@ -62,21 +62,39 @@ pub struct SegmentBuilder {
     bytes: Vec<u8>,
     frames: Vec<Piece>,
     keys: Option<Arc<Keys>>,
+    /// It is closed at so many bytes.
+    target: usize,
 }
 
 impl SegmentBuilder {
     /// An empty segment with a new name; `buffer` is used again.
     pub fn new(repository: RepositoryId, buffer: Vec<u8>) -> Self {
-        Self::begin(repository, buffer, None)
+        Self::begin(repository, buffer, None, SegmentId::generate())
     }
 
     /// The same for frames that are sealed, with room for the records of so many sessions.
     pub fn sealed(repository: RepositoryId, buffer: Vec<u8>, keys: &Arc<Keys>, room: u32) -> Self {
-        let mut builder = Self::begin(repository, buffer, Some(Arc::clone(keys)));
-        builder.bytes.extend_from_slice(&room.to_le_bytes());
-        let first = builder.bytes.len() + room as usize * RECORD;
-        builder.bytes.resize(first, 0);
+        let mut builder = Self::begin(repository, buffer, Some(Arc::clone(keys)), SegmentId::generate());
+        builder.make_room(room);
         builder
+    }
+
+    /// One that is made anew, under its name, for a repository with other keys: with room for the record of one session if
+    /// there are any, and for all the frames it had.
+    pub fn again(repository: RepositoryId, id: SegmentId, buffer: Vec<u8>, keys: Option<&Arc<Keys>>) -> Self {
+        let mut builder = Self::begin(repository, buffer, keys.cloned(), id);
+        if keys.is_some() {
+            builder.make_room(1);
+        }
+        builder.target = MAX_SEGMENT as usize - MAX_CHUNK;
+        builder
+    }
+
+    /// For the records of so many sessions.
+    fn make_room(&mut self, room: u32) {
+        self.bytes.extend_from_slice(&room.to_le_bytes());
+        let first = self.bytes.len() + room as usize * RECORD;
+        self.bytes.resize(first, 0);
     }
 
     /// Puts in the record of a session, so that frames of it can follow; false if there is no room for it.
@@ -96,13 +114,12 @@ impl SegmentBuilder {
         false
     }
 
-    fn begin(repository: RepositoryId, mut buffer: Vec<u8>, keys: Option<Arc<Keys>>) -> Self {
-        let id = SegmentId::generate();
+    fn begin(repository: RepositoryId, mut buffer: Vec<u8>, keys: Option<Arc<Keys>>, id: SegmentId) -> Self {
         let (kind, sealed) = (ObjectKind::Segment, keys.is_some());
         let header = Header { kind, sealed, compatible: 0, repository, id: id.to_bytes() };
         buffer.clear();
         buffer.extend_from_slice(&header.encode());
-        Self { id, repository, bytes: buffer, frames: Vec::new(), keys }
+        Self { id, repository, bytes: buffer, frames: Vec::new(), keys, target: SEGMENT_TARGET }
     }
 
     /// Its name.
@@ -135,7 +152,7 @@ impl SegmentBuilder {
 
     /// It must be closed before another frame.
     pub fn is_full(&self) -> bool {
-        self.bytes.len() >= SEGMENT_TARGET || self.frames.len() >= SEGMENT_FRAMES
+        self.bytes.len() >= self.target || self.frames.len() >= SEGMENT_FRAMES
     }
 
     /// No frames yet.

@@ -29,7 +29,7 @@ pub fn identify(device: &BlockDevice) -> DeviceIdent {
 /// The same, with the name that the device has in a repository: one that tells nothing, if it is encrypted.
 pub fn identify_in(repo: &Repository, device: &BlockDevice) -> DeviceIdent {
     let ident = identify(device);
-    DeviceIdent { id: repo.device_name(&ident.id), ..ident }
+    repo.called_here(&ident, &ident.id)
 }
 
 /// A readable name and the identity of the whole disk.

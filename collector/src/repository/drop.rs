@@ -49,6 +49,26 @@ impl Repository {
         read().map_err(|e: Error| e.within(format!("read {key}")))
     }
 
+    /// Objects may be removed here: asked by removing one that nobody has, before anything is hidden or moved that could
+    /// then not be removed.
+    ///
+    /// # Errors
+    /// [`Kind::Denied`] if the store's key only adds; what the store meets.
+    pub(crate) fn may_remove(&self, lock: &DeviceLock) -> Result<()> {
+        let nobody = keys::tombstone(lock.device(), PointId::from_bytes([0; 16]));
+        self.store().delete(&nobody).map_err(|e| {
+            let denied = e.kind() == Kind::Denied;
+            let e = e.within("remove from the repository");
+            if !denied {
+                return e;
+            }
+            e.hint(
+                "this key may add to the store and not remove from it; do it where the key is that may, as \
+                 docs/STORES.md says under \"A key that only adds\". Nothing was changed",
+            )
+        })
+    }
+
     /// Gives a point its tombstone: it is listed no more.
     ///
     /// # Errors

@@ -34,6 +34,7 @@ mod overlay;
 mod points;
 mod read;
 mod rebuild;
+mod resealing;
 mod run;
 mod share;
 mod store;
@@ -64,6 +65,7 @@ pub(crate) use maps::NewMap;
 pub(crate) use mover::Moved;
 pub(crate) use overlay::{PieceStream, is_lost, lost_pieces, stack};
 pub(crate) use run::Run;
+pub(crate) use transfer::Taking;
 
 use crate::error::{Error, Kind};
 

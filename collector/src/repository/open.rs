@@ -118,17 +118,25 @@ impl Repository {
     /// # Errors
     /// As [`open`](Self::open) and [`create`](Self::create).
     pub fn open_or_create(location: &str) -> Result<Self> {
-        let opened = Self::open(location);
+        Self::open_or_create_with(location, unlock::chosen())
+    }
+
+    /// The same, if it is encrypted with the key that `source` gives.
+    ///
+    /// # Errors
+    /// As [`open_or_create`](Self::open_or_create).
+    pub fn open_or_create_with(location: &str, source: &dyn KeySource) -> Result<Self> {
+        let opened = Self::open_with(location, source);
         if opened.as_ref().err().map(Error::kind) != Some(Kind::NotFound) {
             return opened;
         }
-        if unlock::chosen().meant() {
+        if source.meant() {
             // never a readable one in place of an encrypted one that is not there
             return opened.map_err(|e| e.hint("`blkdelta init --encrypt` makes an encrypted one"));
         }
         match Self::create(location) {
             // another process was faster
-            Err(e) if e.kind() == Kind::Exists => Self::open(location).map_err(|_| e),
+            Err(e) if e.kind() == Kind::Exists => Self::open_with(location, source).map_err(|_| e),
             created => created,
         }
     }

@@ -115,6 +115,21 @@ impl Repository {
         Ok(points)
     }
 
+    /// What no point of the device is sorted after, for a new one. Read is the newest by its name, all only if the clock was
+    /// set back since that was made.
+    pub(super) fn newest(&self, device: &DeviceId, new: PointId) -> Result<u64> {
+        let listed = self.store().list(&format!("bak/{device}"))?;
+        let last =
+            listed.iter().filter_map(|(key, _)| keys::parse_manifest(key)).map(|(_, point)| point).max();
+        let Some(last) = last else { return Ok(0) };
+        if last < new {
+            // a damaged one tells nothing
+            return Ok(self.manifest(device, last).map_or(0, |(manifest, _)| manifest.sorted_at()));
+        }
+        let all = self.all_points_of(device)?;
+        Ok(all.iter().filter_map(PointEntry::manifest).map(Manifest::sorted_at).max().unwrap_or(0))
+    }
+
     /// A point's manifest and the hash of the manifest object.
     ///
     /// # Errors
@@ -176,12 +191,13 @@ impl Repository {
     }
 }
 
-/// By the moment of the cut; a clock that was set back does not put a child before its parent.
+/// By the moment of the cut; a clock that was set back puts neither a child before its parent nor a point that says so
+/// before those that were there.
 fn sort_by_age(points: &mut [PointEntry]) {
     let links: HashMap<PointId, (u64, Option<PointId>)> = points
         .iter()
         .filter_map(PointEntry::manifest)
-        .map(|m| (m.point, (m.time_cut, m.parent.map(|p| p.point))))
+        .map(|m| (m.point, (m.sorted_at(), m.parent.map(|p| p.point))))
         .collect();
     let mut ages: HashMap<PointId, (u64, u64)> = HashMap::new();
     for &id in links.keys() {

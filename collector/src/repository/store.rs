@@ -59,7 +59,7 @@ impl Store {
             location: Location::Folder(folder.clone()),
             local: Some(folder),
             root: Some(root),
-            access: Access::default(),
+            access: Access::chosen().local(),
             runtime: OnceLock::new(),
         })
     }
@@ -154,6 +154,14 @@ impl Store {
         })?
         .map_err(|e| classify(e, format!("read {key}")))?
         .map_err(|size| damaged(format!("{key}: {size} bytes are more than such an object has")))
+        .inspect(|(bytes, _)| self.went(bytes.len()))
+    }
+
+    /// So many bytes went: over the network they were paced on their way.
+    pub(super) fn went(&self, bytes: usize) {
+        if self.local.is_some() {
+            self.access.pause(bytes);
+        }
     }
 
     /// `len` bytes of an object from `at` on.
@@ -164,7 +172,10 @@ impl Store {
             async move { objects.get_range(&path, at..at + len).await }
         })?;
         match got {
-            Ok(bytes) if bytes.len() as u64 == len => Ok(bytes),
+            Ok(bytes) if bytes.len() as u64 == len => {
+                self.went(bytes.len());
+                Ok(bytes)
+            }
             Ok(_) => Err(damaged(format!("{key}: ends before byte {}", at + len))),
             Err(e) => match self.len(key) {
                 Ok(size) if size < at + len => Err(damaged(format!("{key}: {size} bytes, cut short"))),
@@ -215,6 +226,7 @@ impl Store {
             let (path, payload, mode) = (path.clone(), PutPayload::from(bytes.clone()), mode.clone());
             async move { objects.put_opts(&path, payload, mode.into()).await.map(drop) }
         })
+        .inspect(|_| self.went(bytes.len()))
     }
 
     /// A put failed: is the object there all the same? A lost answer leaves it there. On a local file system a

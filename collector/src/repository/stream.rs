@@ -37,12 +37,14 @@ impl ObjectStream {
         let Some(mut upload) = self.upload.take() else {
             return Err(Error::new(Kind::Bug, format!("write {}: it failed before", self.key)));
         };
-        self.written += bytes.len() as u64;
+        let length = bytes.len();
+        self.written += length as u64;
         let (upload, result) = self.store.wait(async move {
             let result = upload.put_part(PutPayload::from(bytes)).await;
             (upload, result)
         })?;
         self.upload = Some(upload);
+        self.store.went(length);
         result.map_err(|e| classify(e, format!("write {}", self.key)))
     }
 

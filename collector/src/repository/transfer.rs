@@ -1,4 +1,5 @@
-//! Taking over a point of another repository: its frames come verbatim, only what names the repository is new.
+//! Taking over a point of another repository: its frames come verbatim, only what names the repository is new; where one
+//! of the two is encrypted, frames are opened and sealed anew, and never decompressed.
 //!
 //! What must stay true: the order of publishing is that of a backup; what is taken is verified first (BLAKE3 of a whole
 //! segment, or the hash of each frame), so damage is never given a sound hash; the same point taken twice is taken
@@ -7,12 +8,13 @@
 use super::fill::Filler;
 use super::index::IndexWriter;
 use super::lock::DeviceLock;
+use super::resealing::{Passage, Places, reference};
 use super::{Content, Piece, Repository, Stored, keys};
 use crate::block::Extent;
 use crate::error::{Error, Kind, Result};
 use crate::format::{
-    Blake3, CELL, EncodedFrame, HEADER_LEN, Header, IndexRef, MAX_SEGMENT, Manifest, ObjectKind, ParentRef,
-    Piece as IndexPiece, PointKind, SegmentId, SegmentRef, damaged,
+    Blake3, CELL, DeviceIdent, IndexRef, MAX_SEGMENT, Manifest, ParentRef, Piece as IndexPiece, PieceContent,
+    PointId, PointKind, SegmentId, SegmentRef, Totals, damaged,
 };
 use crate::sys::failpoint;
 use bytes::Bytes;
@@ -28,61 +30,72 @@ const BATCH: usize = 4096;
 /// Told how many bytes were done; false: stop.
 pub(crate) type Tell<'a> = dyn Fn(u64) -> bool + Sync + 'a;
 
+/// A point to be taken over.
+pub(crate) struct Taking<'a> {
+    /// Where it is.
+    pub from: &'a Repository,
+    /// Its manifest there.
+    pub manifest: &'a Manifest,
+    /// Its device as it is called here.
+    pub device: DeviceIdent,
+}
+
 impl Repository {
-    /// Whether a point is here already, and the hash of its manifest.
+    /// Whether a point is here already.
     ///
     /// # Errors
     /// What the store meets; a damaged manifest is one.
-    pub(crate) fn has(&self, manifest: &Manifest) -> Result<Option<Blake3>> {
-        match self.manifest(&manifest.device.id, manifest.point) {
-            Ok((_, hash)) => Ok(Some(hash)),
-            Err(e) if e.kind() == Kind::NotFound => Ok(None),
+    pub(crate) fn has(&self, device: &DeviceIdent, point: PointId) -> Result<bool> {
+        match self.manifest(&device.id, point) {
+            Ok(_) => Ok(true),
+            Err(e) if e.kind() == Kind::NotFound => Ok(false),
             Err(e) => Err(e),
         }
     }
 
-    /// Takes a point over as it is: its own segments byte for byte, its own index; `parent` is the hash of its parent's
-    /// manifest here.
+    /// Takes a point over as it is: its own segments, its own index; `parent` is the hash of its parent's manifest here.
     ///
     /// # Errors
-    /// [`Kind::NotFound`] if its own segments are not all there (a compaction moved them); [`Kind::Damaged`].
+    /// [`Kind::NotFound`] if its own segments are not all there (a compaction moved them); [`Kind::Damaged`];
+    /// [`Kind::Denied`] if the key there cannot read frames that have to be sealed anew.
     pub(crate) fn take_over(
         &self,
         lock: &DeviceLock,
-        from: &Self,
-        manifest: &Manifest,
+        taking: &Taking<'_>,
         parent: Option<Blake3>,
         tell: &Tell<'_>,
     ) -> Result<Manifest> {
-        self.refuse_sealed(from)?;
-        let index = from.index(manifest)?;
-        let segments = self.take_segments(from, index.segments(), tell)?;
+        let index = taking.from.index(taking.manifest)?;
+        let passage = Passage::new(taking.from, self)?;
+        let (segments, places): (Vec<_>, Vec<_>) =
+            self.take_segments(taking.from, &passage, index.segments(), tell)?.into_iter().unzip();
         let pieces = &mut index.pieces();
-        let (index, _) = self.new_index(manifest, |writer| {
-            pieces.try_for_each(|piece| writer.push(piece?))?;
+        let mut taken = self.new_index(taking, |writer| {
+            for piece in pieces {
+                writer.push(moved(&places, piece?)?)?;
+            }
             Ok(segments)
         })?;
-        let mut taken = Manifest { index, repository: self.uuid(), ..manifest.clone() };
-        taken.parent =
-            manifest.parent.zip(parent).map(|(p, manifest)| ParentRef { point: p.point, manifest });
+        let parent_here = |p: ParentRef| parent.map(|manifest| ParentRef { point: p.point, manifest });
+        taken.parent = taking.manifest.parent.and_then(parent_here);
         self.commit(lock, taken)
     }
 
     /// Takes a point over as a full: its whole image, frame by frame, from whatever points hold it.
     ///
     /// # Errors
-    /// [`Kind::Damaged`]; what both stores meet.
+    /// [`Kind::Damaged`]; [`Kind::Denied`]; what both stores meet.
     pub(crate) fn take_over_whole(
         &self,
         lock: &DeviceLock,
-        from: &Self,
-        manifest: &Manifest,
+        taking: &Taking<'_>,
         image: &mut dyn Iterator<Item = Result<Piece>>,
         tell: &Tell<'_>,
     ) -> Result<Manifest> {
-        self.refuse_sealed(from)?;
-        let mut filler = Filler::start(self, 0)?;
-        let (index, covered) = self.new_index(manifest, |writer| {
+        let passage = Passage::new(taking.from, self)?;
+        let mut filler = Filler::start(self, 1)?;
+        let mut covered = 0;
+        let taken = self.new_index(taking, |writer| {
             let mut batch = Vec::new();
             for piece in image {
                 let piece = piece?;
@@ -90,41 +103,29 @@ impl Repository {
                     batch.last().is_none_or(|p: &Piece| p.extent.offset / CELL != piece.extent.offset / CELL);
                 // all pieces of a frame lie in one cell: a frame comes once
                 if batch.len() >= BATCH && new_cell {
-                    from.hand_over(&batch, &mut filler, writer, tell)?;
+                    covered += taking.from.hand_over(&batch, &passage, &mut filler, writer, tell)?;
                     batch.clear();
                 }
                 batch.push(piece);
             }
-            from.hand_over(&batch, &mut filler, writer, tell)?;
+            covered += taking.from.hand_over(&batch, &passage, &mut filler, writer, tell)?;
             filler.finish()
         })?;
-        let (kind, parent) = (PointKind::Full, None);
-        let mut taken = Manifest { index, repository: self.uuid(), kind, parent, ..manifest.clone() };
-        taken.totals.covered_bytes = covered;
+        let totals = Totals { covered_bytes: covered, ..taken.totals };
         // what tells how to build the index again speaks of other segments
-        taken.rebuild = None;
-        self.commit(lock, taken)
+        let whole = Manifest { kind: PointKind::Full, parent: None, rebuild: None, totals, ..taken };
+        self.commit(lock, whole)
     }
 
-    /// Sealed frames are bound to their repository: they cannot come verbatim.
-    fn refuse_sealed(&self, from: &Self) -> Result<()> {
-        if self.keys().is_none() && from.keys().is_none() {
-            return Ok(());
-        }
-        let text =
-            "copy points from or to an encrypted repository: what is sealed is bound to its repository";
-        Err(Error::new(Kind::Unsupported, text)
-            .hint("back up into the second one too, or copy all files of the first as they are"))
-    }
-
-    /// The frames of some pieces, each once.
+    /// The frames of some pieces, each once; how many bytes of the image they show.
     fn hand_over(
         &self,
         pieces: &[Piece],
+        passage: &Passage<'_>,
         to: &mut Filler,
         index: &mut IndexWriter,
         tell: &Tell<'_>,
-    ) -> Result<()> {
+    ) -> Result<u64> {
         let mut wanted: Vec<(Extent, Stored)> = Vec::new();
         for piece in pieces {
             match piece.content {
@@ -137,84 +138,96 @@ impl Repository {
         }
         wanted.sort_unstable_by_key(|(_, s)| (s.segment, s.offset));
         wanted.dedup_by_key(|(_, s)| (s.segment, s.offset));
-        let mut places: HashMap<(SegmentId, u32), (u32, u32)> = HashMap::new();
+        let mut places: HashMap<(SegmentId, u32), IndexPiece> = HashMap::new();
+        let record = passage.record();
         let read = self.read_frames(&wanted, &mut |s, data| {
-            let at = to.place(&EncodedFrame { meta: s.frame, data }, None)?;
-            places.insert((s.segment, s.offset), (to.number(), at));
+            let frame = passage.frame(s.frame, s.segment, data)?;
+            let at = to.place(&frame, record.as_ref())?;
+            places.insert((s.segment, s.offset), IndexPiece::whole(&frame.meta, to.number(), at));
             Ok(())
         })?;
+        let mut covered = 0;
         for piece in pieces {
             let Content::Stored(s) = piece.content else { continue };
             let place = places.get(&(s.segment, s.offset));
-            let (segment, at) = place.ok_or_else(|| Error::new(Kind::Bug, "a frame was not handed over"))?;
-            index.push(IndexPiece::whole(&s.frame, *segment, *at).cut(piece.extent))?;
+            let whole = place.ok_or_else(|| Error::new(Kind::Bug, "a frame was not handed over"))?;
+            index.push(whole.cut(piece.extent))?;
+            covered += piece.extent.length;
         }
-        if tell(read) { Ok(()) } else { Err(stopped()) }
+        if tell(read) { Ok(covered) } else { Err(stopped()) }
     }
 
-    /// Segments byte for byte but for the repository's name in the header; those that are here are not sent again.
+    /// Segments as they are to lie here; those that are here already are not sent again.
     fn take_segments(
         &self,
         from: &Self,
+        passage: &Passage<'_>,
         segments: &[SegmentRef],
         tell: &Tell<'_>,
-    ) -> Result<Vec<SegmentRef>> {
+    ) -> Result<Vec<(SegmentRef, Places)>> {
         let next = AtomicUsize::new(0);
         let work = || {
             let mut done = Vec::new();
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
                 let Some(segment) = segments.get(number) else { return Ok(done) };
-                done.push((number, self.take_segment(from, segment)?));
+                done.push((number, self.take_segment(from, passage, segment)?));
                 if !tell(segment.len) {
                     return Err(stopped());
                 }
             }
         };
-        let mut taken: Vec<(usize, SegmentRef)> = std::thread::scope(|scope| {
+        let mut taken: Vec<(usize, _)> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..THREADS.min(segments.len())).map(|_| scope.spawn(work)).collect();
             let gone = || Error::new(Kind::Bug, "a copying thread is gone");
             let ended = threads.into_iter().map(|t| t.join().unwrap_or_else(|_| Err(gone())));
             ended.collect::<Result<Vec<Vec<_>>>>()
         })?
-        .concat();
+        .into_iter()
+        .flatten()
+        .collect();
         taken.sort_unstable_by_key(|(number, _)| *number);
         Ok(taken.into_iter().map(|(_, segment)| segment).collect())
     }
 
-    fn take_segment(&self, from: &Self, segment: &SegmentRef) -> Result<SegmentRef> {
+    fn take_segment(
+        &self,
+        from: &Self,
+        passage: &Passage<'_>,
+        segment: &SegmentRef,
+    ) -> Result<(SegmentRef, Places)> {
         let key = keys::segment(segment.id);
         let bytes = from.store().get(&key, MAX_SEGMENT)?;
-        if Blake3::of(&bytes) != segment.hash {
-            return Err(damaged(format!("{key}: its bytes are not those its index was written for (hash)")));
+        let passed = passage.segment(segment, &bytes)?;
+        drop(bytes);
+        if let Some(there) = passage.there(segment.id, &passed.bytes)? {
+            return Ok((there, passed.places));
         }
-        let header = Header::decode(ObjectKind::Segment, &bytes)?;
-        header.expect(from.uuid(), segment.id.to_bytes())?;
-        let mut ours = Vec::from(Header { repository: self.uuid(), ..header }.encode());
-        ours.extend_from_slice(bytes.get(HEADER_LEN..).unwrap_or_default());
-        let taken = SegmentRef { id: segment.id, len: ours.len() as u64, hash: Blake3::of(&ours) };
-        // an object is there whole or not at all
-        if self.store().len(&key).is_ok_and(|len| len == taken.len) {
-            return Ok(taken);
-        }
+        let taken = reference(segment.id, &passed.bytes);
         failpoint("repo.copy.segment")?;
-        self.store().put(&key, Bytes::from(ours))?;
-        Ok(taken)
+        self.store().put(&key, Bytes::from(passed.bytes))?;
+        failpoint("repo.copy.stored")?;
+        Ok((taken, passed.places))
     }
 
-    /// Writes the point's index here; one that a copy which died left is replaced.
+    /// Writes the point's index here; one that a copy which died left is replaced. What is to be its manifest.
     fn new_index(
         &self,
-        manifest: &Manifest,
+        taking: &Taking<'_>,
         fill: impl FnOnce(&mut IndexWriter) -> Result<Vec<SegmentRef>>,
-    ) -> Result<(IndexRef, u64)> {
-        let key = keys::index(&manifest.device.id, manifest.point);
+    ) -> Result<Manifest> {
+        let (manifest, device) = (taking.manifest.clone(), taking.device.clone());
+        let key = keys::index(&device.id, manifest.point);
         if self.store().len(&key).is_ok() {
             self.store().delete(&key)?;
         }
         let mut writer = IndexWriter::new(self, key, manifest.point);
         let segments = fill(&mut writer)?;
-        writer.finish(segments)
+        let sum: u64 = segments.iter().map(|segment| segment.len).sum();
+        let (index, _): (IndexRef, u64) = writer.finish(segments)?;
+        failpoint("repo.copy.index")?;
+        let totals = Totals { stored_bytes: sum + index.len, ..manifest.totals };
+        Ok(Manifest { index, device, totals, repository: self.uuid(), ..manifest })
     }
 
     fn commit(&self, lock: &DeviceLock, manifest: Manifest) -> Result<Manifest> {
@@ -222,10 +235,18 @@ impl Repository {
         lock.holds()?;
         failpoint("repo.copy.manifest")?;
         let key = keys::manifest(&manifest.device.id, manifest.point);
-        self.store().put_new(&key, manifest.encode()?.into())?;
+        self.store().put_new(&key, manifest.encode_in(self.cover(&key))?.into())?;
         self.store().in_place()?;
+        failpoint("repo.copy.committed")?;
         Ok(manifest)
     }
+}
+
+/// A piece of an index with the place where its frame is now.
+fn moved(places: &[Places], piece: IndexPiece) -> Result<IndexPiece> {
+    let PieceContent::Stored(frame) = piece.content else { return Ok(piece) };
+    let unknown = || damaged(format!("piece at {}: of no segment", piece.extent.offset));
+    places.get(frame.segment as usize).ok_or_else(unknown)?.moved(piece)
 }
 
 fn stopped() -> Error {

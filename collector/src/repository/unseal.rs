@@ -3,12 +3,15 @@
 use super::{Repository, keys, lost};
 use crate::error::{Error, Kind, Result};
 use crate::format::{
-    DeviceId, FrameMeta, HEADER_LEN, Header, MAX_SEGMENT, ObjectKind, SESSIONS_HEAD, SegmentId, damaged,
-    decode_frame, decode_sessions, open_frame,
+    DeviceId, DeviceIdent, EncodedFrame, FrameMeta, HEADER_LEN, Header, MAX_SEGMENT, ObjectKind,
+    SESSIONS_HEAD, SegmentId, damaged, decode_frame, decode_sessions, open_frame,
 };
 use crate::seal::{Cover, FrameKey, Keys, RECORD, Record};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+
+/// The fact that says what a device would be called where names are not hidden.
+const NAME: &str = "device";
 
 /// The frame keys that were found, by point.
 pub(super) type Found = Mutex<Sessions>;
@@ -34,6 +37,25 @@ impl Repository {
         DeviceId::opaque(&alias)
     }
 
+    /// What a device is called where names are not hidden, as far as a point of it says.
+    pub(crate) fn open_name(&self, ident: &DeviceIdent) -> Option<DeviceId> {
+        if self.keys.is_none() {
+            return Some(ident.id.clone());
+        }
+        let name = DeviceId::new(ident.facts.get(NAME)?).ok()?;
+        (self.device_name(&name) == ident.id).then_some(name)
+    }
+
+    /// A device that is called `name` where names are not hidden, as the points here have it.
+    pub(crate) fn called_here(&self, ident: &DeviceIdent, name: &DeviceId) -> DeviceIdent {
+        let mut here = DeviceIdent { id: self.device_name(name), ..ident.clone() };
+        here.facts.remove(NAME);
+        if self.keys.is_some() {
+            here.facts.insert(NAME.to_owned(), name.to_string());
+        }
+        here
+    }
+
     /// Decodes a frame of `segment` into `raw` and verifies it; `buf` is used again.
     pub(super) fn decode(
         &self,
@@ -46,13 +68,23 @@ impl Repository {
         if self.keys.is_none() {
             return decode_frame(frame, stored, raw);
         }
+        open_frame(frame, stored, &*self.key_of(segment, stored)?, buf, raw)
+    }
+
+    /// A frame of `segment` as it was before it was sealed; it is not decoded.
+    pub(super) fn unsealed(&self, frame: EncodedFrame, segment: SegmentId) -> Result<EncodedFrame> {
+        if self.keys.is_none() {
+            return Ok(frame);
+        }
+        let key = self.key_of(segment, &frame.data)?;
+        frame.unsealed(&key)
+    }
+
+    /// The key of a sealed frame.
+    fn key_of(&self, segment: SegmentId, stored: &[u8]) -> Result<Arc<FrameKey>> {
         let point = FrameKey::point(stored).ok_or_else(|| damaged("frame cut short"))?;
         let known = self.found().get(&point).cloned();
-        let key = match known {
-            Some((_, key)) => key,
-            None => self.find(segment, point)?,
-        };
-        open_frame(frame, stored, &key, buf, raw)
+        known.map_or_else(|| self.find(segment, point), |(_, key)| Ok(key))
     }
 
     /// The record of the session of a frame that was decoded.

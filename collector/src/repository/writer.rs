@@ -12,13 +12,17 @@ use super::{Repository, keys, tool, unix_millis};
 use crate::block::{BLOCK, Granularity};
 use crate::error::{Error, Kind, Result};
 use crate::format::{
-    Codec, Consistency, DeviceIdent, EncodedFrame, EpochRange, Geometry, IndexRef, MAX_DEVICE, MAX_REBUILD,
-    Manifest, ParentRef, PassStats, Piece, PieceContent, PointId, PointKind, Rebuild, SegmentRef, Totals,
-    fits_cell,
+    Codec, Consistency, DeviceIdent, EncodedFrame, EpochRange, Files, Geometry, IndexRef, MAX_DEVICE,
+    MAX_REBUILD, Manifest, ParentRef, PassStats, Piece, PieceContent, PointId, PointKind, Rebuild,
+    SegmentRef, Totals, fits_cell,
 };
 use crate::seal::Session;
 use crate::sys::{failpoint, planted};
 use std::sync::Arc;
+
+/// What a point says that an older one is later than.
+const BEHIND: &str =
+    "this machine's clock is behind the times of points before this one; it is sorted after them";
 
 /// What is known when a backup begins.
 #[derive(Clone, Debug)]
@@ -74,6 +78,9 @@ pub struct PointWriter {
     /// Where the current pass stands.
     end: u64,
     totals: Totals,
+    files: Option<Files>,
+    /// No point that was there when this one was begun is sorted after this.
+    newest: u64,
     lock: DeviceLock,
 }
 
@@ -89,6 +96,8 @@ impl Repository {
             let why = "the lock is of another device, or the device too large";
             return Err(Error::new(Kind::Usage, format!("{}: {why}", what())));
         }
+        let point = PointId::generate();
+        let newest = self.newest(&new.device.id, point)?;
         let parent = match new.parent {
             None => None,
             Some(id) => {
@@ -100,7 +109,6 @@ impl Repository {
                 Some(ParentRef { point: id, manifest })
             }
         };
-        let point = PointId::generate();
         let session = self.keys().map(|keys| keys.session(point.to_bytes())).transpose()?;
         Ok(PointWriter {
             filler: Filler::start(self, 1)?,
@@ -112,6 +120,8 @@ impl Repository {
             passes: vec![Run::default()],
             end: 0,
             totals: Totals::default(),
+            files: None,
+            newest,
             lock: lock.clone(),
         })
     }
@@ -129,6 +139,11 @@ impl PointWriter {
     /// What frames are sealed with, best before they are added; `None`: nothing.
     pub fn session(&self) -> Option<Arc<Session>> {
         self.session.clone()
+    }
+
+    /// The point is of a group of files.
+    pub fn holds(&mut self, files: Files) {
+        self.files = Some(files);
     }
 
     /// Begins the next pass, whose frames shadow those of all passes before. The first one is begun already.
@@ -233,9 +248,13 @@ impl PointWriter {
         Ok((index, covered, zeros))
     }
 
-    fn manifest(&self, info: FinishInfo, index: IndexRef, rebuild: Rebuild) -> Manifest {
+    fn manifest(&self, mut info: FinishInfo, index: IndexRef, rebuild: Rebuild) -> Manifest {
         let short = rebuild.segments.len().max(rebuild.zeros.len()) <= MAX_REBUILD;
         let new = self.new.clone();
+        let order = (info.time_cut < self.newest).then(|| self.newest.saturating_add(1));
+        if order.is_some() {
+            info.notes.push(BEHIND.to_owned());
+        }
         Manifest {
             point: self.point,
             repository: self.repository.uuid(),
@@ -257,6 +276,8 @@ impl PointWriter {
             freeze_ms: info.freeze_ms,
             totals: self.totals,
             index,
+            files: self.files.clone(),
+            order,
             rebuild: short.then_some(rebuild),
             tool: tool(),
         }

@@ -1,8 +1,8 @@
 //! Named points at which a test makes the process die or an operation fail.
 //!
-//! `BLKDELTA_FAILPOINT="name[=kill|error][@N]"`: at the N-th hit (default 1) of `name`, SIGKILL the process
-//! (`kill`, the default) or return an error once (`error`). Several are separated by commas. Compiled in only
-//! with the cargo feature `failpoints`; without it the call is empty and inlined.
+//! `BLKDELTA_FAILPOINT="name[=kill|error|stop][@N]"`: at the N-th hit (default 1) of `name`, SIGKILL the process
+//! (`kill`, the default), return an error once (`error`) or SIGSTOP it until somebody lets it go on (`stop`). Several are
+//! separated by commas. Compiled in only with the cargo feature `failpoints`; without it the call is empty and inlined.
 //!
 //! A test can also stand at the gate: [`gated`] calls it at every point that this thread reaches, so that it can hold
 //! the thread there until another one has made its step.
@@ -34,15 +34,23 @@ pub use armed::gated;
 #[cfg(feature = "failpoints")]
 mod armed {
     use crate::error::{Error, Kind, Result};
+    use rustix::process::Signal;
     use std::cell::RefCell;
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 
     struct Point {
         name: String,
-        kill: bool,
+        action: Action,
         at: u64,
         hits: AtomicU64,
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Action {
+        Kill,
+        Error,
+        Stop,
     }
 
     type Gate = Box<dyn FnMut(&'static str)>;
@@ -74,10 +82,17 @@ mod armed {
             if point.hits.fetch_add(1, Ordering::SeqCst) + 1 != point.at {
                 continue;
             }
-            if point.kill {
-                eprintln!("failpoint {name}: kill");
-                let _ =
-                    rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+            let signal = match point.action {
+                Action::Kill => Some(Signal::KILL),
+                Action::Stop => Some(Signal::STOP),
+                Action::Error => None,
+            };
+            if let Some(signal) = signal {
+                eprintln!("failpoint {name}: {:?}", point.action);
+                let _ = rustix::process::kill_process(rustix::process::getpid(), signal);
+            }
+            if point.action == Action::Stop {
+                continue;
             }
             return Err(Error::new(Kind::Io, format!("failpoint {name}")));
         }
@@ -88,10 +103,12 @@ mod armed {
         let (rest, at) = text.split_once('@').unwrap_or((text, "1"));
         let (name, action) = rest.split_once('=').unwrap_or((rest, "kill"));
         let at = at.parse().ok().filter(|&n| n > 0);
-        let (Some(at), "kill" | "error") = (at, action) else {
-            panic!("BLKDELTA_FAILPOINT: {text:?} is not name[=kill|error][@N]");
+        let known = [("kill", Action::Kill), ("error", Action::Error), ("stop", Action::Stop)];
+        let action = known.iter().find(|(word, _)| *word == action).map(|(_, action)| *action);
+        let (Some(at), Some(action)) = (at, action) else {
+            panic!("BLKDELTA_FAILPOINT: {text:?} is not name[=kill|error|stop][@N]");
         };
-        Point { name: name.into(), kill: action == "kill", at, hits: AtomicU64::new(0) }
+        Point { name: name.into(), action, at, hits: AtomicU64::new(0) }
     }
 
     #[cfg(test)]
@@ -100,9 +117,9 @@ mod armed {
 
         #[test]
         fn names_carry_action_and_count() {
-            let of = |text| (parse(text).name, parse(text).kill, parse(text).at);
-            assert_eq!(of("a.b"), ("a.b".into(), true, 1));
-            assert_eq!(of("a=error@3"), ("a".into(), false, 3));
+            let of = |text| (parse(text).name, parse(text).action, parse(text).at);
+            assert_eq!(of("a.b"), ("a.b".into(), Action::Kill, 1));
+            assert_eq!(of("a=error@3"), ("a".into(), Action::Error, 3));
             assert!(std::panic::catch_unwind(|| parse("a=explode")).is_err());
             assert!(std::panic::catch_unwind(|| parse("a@0")).is_err());
         }

@@ -1,6 +1,7 @@
 //! The store as a whole: golden files, garbage in every object, a crash at every step.
 #![allow(clippy::unwrap_used, reason = "a helper of a test fails the test by panicking")]
 
+mod copying;
 mod crash;
 mod garbage;
 mod giving_back;

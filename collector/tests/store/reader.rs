@@ -2,11 +2,13 @@
 
 use crate::giving_back::{put, three_points};
 use crate::model::{Model, What, open};
-use collector::chain::Chain;
+use crate::sealed::Sealed;
+use collector::chain::{Chain, Limits, Policy, Sending, Wanted, compact, prune};
 use collector::format::PointId;
 use collector::repository::Repository;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 fn script() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/restore.py")
@@ -78,6 +80,64 @@ fn points_of_every_kind() {
     }
     std::fs::remove_file(folder.join(format!("idx/disk/{}", made[1].0))).unwrap();
     ensure_restores(&folder, &made[2].0.to_string(), &made[2].1);
+}
+
+/// Compacted: the frames lie elsewhere and the points' own segments are gone. Pruned: so are points in the middle. Copied, as
+/// increments, as a full, and out of an encrypted repository.
+#[test]
+fn points_that_were_compacted_pruned_and_copied() {
+    if skipped("points_that_were_compacted_pruned_and_copied") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let (repo, model, made) = three_points(&at("r"));
+    let limits = Limits { dead: 0.0, max_bytes: u64::MAX, bandwidth: None, grace: Duration::ZERO };
+    let compact = || {
+        for _ in 0..2 {
+            compact(&repo, &model.device, &limits, false, &mut |_, _| true).unwrap();
+        }
+    };
+    let segments = || crate::copying::files_below(&at("r/seg"));
+    let before = segments();
+    compact();
+    assert!(before.iter().any(|segment| !segments().contains(segment)), "no frame was moved");
+    made.iter().for_each(|(point, image)| ensure_restores(&at("r"), &point.to_string(), image));
+    ensure_copies_restore(dir.path(), &repo, &made);
+    let policy = Policy { last: 1, ..Policy::default() };
+    for _ in 0..2 {
+        prune(&repo, &model.device, &policy, Duration::ZERO, false).unwrap();
+    }
+    compact();
+    assert_eq!(repo.points().unwrap().len(), 1);
+    ensure_restores(&at("r"), "latest", &made[2].1);
+}
+
+/// Copies of a compacted repository, through an encrypted one, of increments and as a full.
+fn ensure_copies_restore(dir: &Path, repo: &Repository, made: &[(PointId, Vec<u8>)]) {
+    let at = |name: &str| dir.join(name);
+    let send = |from: &Repository, to: &Repository, wanted| {
+        let device = from.points().unwrap()[0].device.clone();
+        Sending::new(from, to, true).unwrap().send(&device, wanted, &|_| true).unwrap()
+    };
+    let copy = |name: &str, from: &Repository, wanted| {
+        let to = Repository::create(at(name).to_str().unwrap()).unwrap();
+        send(from, &to, wanted);
+    };
+    copy("compacted", repo, Wanted::All);
+    let sealed = Sealed::new();
+    send(repo, &sealed.owner(), Wanted::All);
+    copy("opened", &sealed.owner(), Wanted::All);
+    for (name, (point, image)) in
+        ["compacted", "opened"].into_iter().flat_map(|n| made.iter().map(move |m| (n, m)))
+    {
+        ensure_restores(&at(name), &point.to_string(), image);
+    }
+    let (_, _, fresh) = three_points(&at("fresh"));
+    copy("increments", &open(&at("fresh")).unwrap(), Wanted::All);
+    copy("full", &open(&at("fresh")).unwrap(), Wanted::Whole(fresh[1].0));
+    fresh.iter().for_each(|(point, image)| ensure_restores(&at("increments"), &point.to_string(), image));
+    ensure_restores(&at("full"), "latest", &fresh[1].1);
 }
 
 #[test]

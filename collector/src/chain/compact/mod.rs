@@ -102,7 +102,10 @@ pub fn compact(
         return Ok(run.done);
     }
     // first what the last run left: its space may be needed
-    let mut freed = drop_old(repo, &repo.lock(device)?, limits.grace)?;
+    let lock = repo.lock(device)?;
+    repo.may_remove(&lock)?;
+    let mut freed = drop_old(repo, &lock, limits.grace)?;
+    drop(lock);
     while run.round(&repo.lock(device)?)? {}
     let last = drop_old(repo, &repo.lock(device)?, limits.grace)?;
     freed.segments += last.segments;

@@ -4,11 +4,21 @@
 
 use super::pruning::Made;
 use super::*;
-use crate::chain::{Wanted, repair, send};
+use crate::chain::{Progress, Sending, Sent, Wanted, repair};
 use std::time::Duration;
 
 fn go_on(_: u64) -> bool {
     true
+}
+
+fn send(
+    from: &Repository,
+    to: &Repository,
+    device: &DeviceId,
+    wanted: Wanted,
+    progress: &Progress<'_>,
+) -> Result<Sent> {
+    Sending::new(from, to, false)?.send(device, wanted, progress)
 }
 
 /// A full of two passes and two increments, with zeros over data, and a pass that goes back.

@@ -410,3 +410,33 @@ fn a_clock_that_goes_backwards_hides_no_point_and_drops_none_too_early() {
     assert!(restore(&chain) == made.points[1].1);
     made.hold();
 }
+
+/// A full stands on no point that would say what came before it: the clock was set back, or was ahead when others were made.
+#[test]
+fn a_full_made_after_the_clock_was_set_back_is_the_latest() {
+    let mut made = Made::new();
+    for (n, time) in [5_000, 9_000, 100, 200, 50].into_iter().enumerate() {
+        made.add_at(n % 2 == 0, &[vec![(n * 7, 9, n as u8 + 1)]], time);
+    }
+    let order: Vec<PointId> = made.points.iter().map(|p| p.0).collect();
+    assert_eq!(made.listed(), order);
+    assert_eq!(made.repo.resolve("latest", None).unwrap().1, order[4]);
+    let notes = |n: usize| made.repo.manifest(&device().id, order[n]).unwrap().0.notes;
+    assert!(notes(1).is_empty() && notes(4).iter().any(|note| note.contains("clock")), "{:?}", notes(4));
+    // those before it may go, and it stays behind what is left
+    made.prune(2, Duration::ZERO);
+    assert_eq!(made.listed(), order[3..]);
+    made.hold();
+    // the clock is right again
+    made.add_at(true, &[vec![(1, 2, 3)]], 10_000);
+    assert_eq!(made.repo.manifest(&device().id, made.points[5].0).unwrap().0.order, None);
+    // names tell it too: one from the year 2100
+    let (mut future, _) = made.repo.manifest(&device().id, order[4]).unwrap();
+    let mut name = order[4].to_bytes();
+    name[..6].copy_from_slice(&4_102_444_800_000_u64.to_be_bytes()[2..]);
+    (future.point, future.order, future.time_cut) = (PointId::from_bytes(name), None, 4_102_444_800_000);
+    let file = made.repo.local_path().unwrap().join(format!("bak/disk/{}.json", future.point));
+    std::fs::write(file, future.encode().unwrap()).unwrap();
+    made.add_at(true, &[vec![(1, 2, 4)]], 11_000);
+    assert_eq!(made.listed().last(), made.points.last().map(|p| &p.0));
+}

@@ -28,11 +28,23 @@ impl Default for Access {
 static CHOSEN: Mutex<Option<Access>> = Mutex::new(None);
 
 impl Access {
-    /// At most so many bytes a second over the network, up and down and all stores together.
+    /// At most so many bytes a second to and from stores, up and down and all stores together.
     #[must_use]
     pub fn bandwidth(mut self, bytes_per_second: u64) -> Self {
         self.pace = Some(Arc::new(Pace::new(bytes_per_second)));
         self
+    }
+
+    /// What of it counts for a folder of this machine.
+    pub(in crate::repository) fn local(self) -> Self {
+        Self { pace: self.pace, ..Self::default() }
+    }
+
+    /// After so many bytes went to or from a folder: waits as long as the bandwidth says.
+    pub(in crate::repository) fn pause(&self, bytes: usize) {
+        if let Some(pace) = &self.pace {
+            std::thread::sleep(pace.spend(bytes));
+        }
     }
 
     /// Makes this the way in which stores are reached that are opened from now on: the program's command line.

@@ -32,7 +32,7 @@ impl Pace {
     }
 
     /// Counts `bytes` that went; so long nobody may go on.
-    fn spend(&self, bytes: usize) -> Duration {
+    pub fn spend(&self, bytes: usize) -> Duration {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         *free = (*free).max(now) + Duration::from_secs_f64(bytes as f64 / self.rate);

@@ -206,7 +206,7 @@ mod tests {
             let tag = &rest[at + 1..end];
             rest = &rest[end + 1..];
             let name = tag.trim_start_matches('/').split([' ', '/']).next().unwrap().to_owned();
-            assert!(tag.matches('"').count() % 2 == 0, "<{tag}>");
+            assert!(tag.matches('"').count().is_multiple_of(2), "<{tag}>");
             if name == "style" && !tag.starts_with('/') {
                 rest = &rest[rest.find("</style>").unwrap() + 8..];
             } else if tag.starts_with('/') {

@@ -34,7 +34,8 @@ fn an_encrypted_bucket_is_a_repository() -> Result<()> {
     bed.ensure_restore(&points[2..], "after merge and prune")?;
     let before = bed.server.keys("bucket")?;
     for what in ["compact", "compact again"] {
-        bed.run("compact", &["--dead", "1%", "--grace", "0"])?.expect(0, what)?;
+        let said = bed.run("compact", &["--dead", "0%", "--grace", "0"])?.expect(0, what)?;
+        tests::host::say(&format!("{what}: {}", said.out));
     }
     ensure!(bed.server.keys("bucket")? != before, "nothing was compacted");
     bed.care.ensure_sound()?;
@@ -115,9 +116,15 @@ fn every_spoiled_bit_is_noticed() -> Result<()> {
         bed.proxy.plan(|_| None);
         bed.run("check", &["--read-data"])?.expect(3, &format!("check of a spoiled {part}"))?;
         bed.ensure_restore(&points, "older points beside a spoiled one")?;
-        // what is spoiled is not built upon
-        let next = bed.point()?;
-        bed.ensure_restore(&[next], "the point after a spoiled one")?;
+        // what stands on it fails, or is right; a full stands on nothing
+        let (next, image) = bed.point()?;
+        let target = scratch.fresh("out");
+        let ended = bed.run("restore", &["--point", &next, &target.display().to_string()])?;
+        let right = ended.code == Some(0) && Image::of_file(&target)?.difference(&image).is_empty();
+        ensure!(right || matches!(ended.code, Some(1 | 3)), "on a spoiled {part}: {ended}");
+        let words: Vec<&str> = bed.words.iter().map(String::as_str).chain(["--full"]).collect();
+        let full = (bed.care.backup(&words)?.id, Image::of(bed.device.path())?);
+        bed.ensure_restore(&[full], "a full after a spoiled point")?;
     }
     Ok(())
 }

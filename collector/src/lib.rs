@@ -1,11 +1,12 @@
 //! blkdelta: changed-block backup for Linux without a kernel module.
 //!
 //! Rooms, lowest first; a room uses only rooms above it in this list (`cargo xtask tidy` checks):
-//! `error`, `block`, `sys`, `seal`, `format` | `tracker`, `epoch`, `usage` | `diff`, `life`, `source` |
-//! `repository`, `chain`, `copy` | `restore` | `job` | `audit` | `config` | `daemon` | `cli`.
+//! `error`, `block`, `sys`, `seal`, `format` | `tracker`, `epoch`, `usage`, `tree` | `diff`, `life`, `source` |
+//! `repository`, `chain`, `catalogue`, `copy` | `restore`, `unpack` | `job`, `group` | `audit` | `config` | `daemon` | `cli`.
 
 pub mod audit;
 pub mod block;
+pub mod catalogue;
 pub mod chain;
 pub mod cli;
 pub mod config;
@@ -15,6 +16,7 @@ pub mod diff;
 pub mod epoch;
 pub mod error;
 pub mod format;
+pub mod group;
 pub mod job;
 pub mod life;
 pub mod repository;
@@ -23,4 +25,6 @@ pub mod seal;
 pub mod source;
 pub mod sys;
 pub mod tracker;
+pub mod tree;
+pub mod unpack;
 pub mod usage;

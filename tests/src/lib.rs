@@ -37,4 +37,5 @@ pub mod replica;
 pub mod scratch;
 pub mod server;
 pub mod tracked;
+pub mod tree;
 pub mod workload;

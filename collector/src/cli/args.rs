@@ -66,6 +66,13 @@ pub enum Verb {
   blkdelta backup /dev/sda --repo /backup
   blkdelta backup /dev/sda --repo /backup --since latest-full")]
     Backup(Backup),
+    /// Groups of files: back up, list
+    #[command(after_help = "Examples:
+  blkdelta group backup --name web --path /srv/www --path /etc/nginx --exclude '*.tmp' --repo /backup
+  blkdelta group list --repo /backup
+  blkdelta group files latest --group web --repo /backup
+  blkdelta restore --group web --point latest /srv/www/index.html --into /tmp/back --repo /backup")]
+    Group(super::grouping::Group),
     /// Which points a difference can be made from, and what that costs; keep more, or fewer
     #[command(after_help = "Examples:
   blkdelta keep-since /dev/sda
@@ -92,7 +99,8 @@ pub enum Verb {
   blkdelta restore --repo /backup --point 01JD3XQ8Z5W2M4T6Y8A0C2E4G6 /dev/sdc --verify
   blkdelta restore --repo /backup --point latest /dev/sda --to-same-device
   blkdelta restore --repo /backup --point latest disk.img --range 0..1MiB --overwrite
-  blkdelta restore --repo /backup --point latest disk.img --partial --json")]
+  blkdelta restore --repo /backup --point latest disk.img --partial --json
+  blkdelta restore --repo /backup --group web --point latest /srv/www --into /tmp/back")]
     Restore(super::restoring::Restore),
     /// Write the bytes of a recovery point to standard output
     #[command(after_help = "Examples:
@@ -177,6 +185,7 @@ impl Verb {
             | Self::Cat(_)
             | Self::Export(_) => false,
             Self::Diff(diff) => diff.between.is_none(),
+            Self::Group(group) => group.looks_at_the_kernel(),
             _ => true,
         }
     }
@@ -410,6 +419,12 @@ mod tests {
             "blkdelta backup /dev/a --repo /r --since latest-full",
             "blkdelta backup /dev/a --repo /r --since 01JD3XQ8Z5W2M4T6Y8A0C2E4G6 --merge-every 30",
             "blkdelta watch /dev/a --repo /r --every 1h --since latest-full",
+            "blkdelta group backup --name g --path /a --glob /b/*/c --exclude *.o --repo /r --untracked --json",
+            "blkdelta group backup /dev/a --name g --path /a --repo /r --no-freeze --full",
+            "blkdelta group list --repo /r --json",
+            "blkdelta group files latest --group g --repo /r",
+            "blkdelta restore --group g --point latest /a/b /c --into /d --repo /r --json",
+            "blkdelta restore --point latest --into /d --repo /r",
             "blkdelta keep-since /dev/a",
             "blkdelta keep-since /dev/a latest-full --repo /r --drop --json",
             "blkdelta merge --repo /r --device d --up-to latest --json",
@@ -466,6 +481,10 @@ mod tests {
             "blkdelta watch /d --repo r --every 0s",
             "blkdelta watch /d --repo r --every 99999999999999999h",
             "blkdelta restore --repo r x.img",
+            "blkdelta restore --repo r --point latest",
+            "blkdelta restore --repo r --point latest --group g x",
+            "blkdelta restore --repo r --point latest a --into b --range 1..2",
+            "blkdelta group backup --path /a --repo r",
             "blkdelta run",
             "blkdelta daemon run",
             "blkdelta daemon stop",

@@ -12,6 +12,7 @@ mod configuring;
 mod copying;
 mod daemon;
 mod exporting;
+mod grouping;
 mod keeping;
 mod keys;
 mod listing;
@@ -28,6 +29,7 @@ mod show;
 mod starting;
 mod tracking;
 mod unlock;
+mod unpacking;
 
 use anyhow::Result;
 use args::{Cli, Verb};
@@ -81,6 +83,7 @@ fn run(cli: Cli) -> Result<Ending> {
         Verb::Daemon(args) => daemon::daemon(args),
         Verb::Diff(args) => comparing::diff(&args),
         Verb::Backup(args) => making::backup(&args),
+        Verb::Group(args) => grouping::group(&args),
         Verb::KeepSince(args) => starting::keep_since(&args),
         Verb::Watch(args) => making::watch(args),
         Verb::Monitor(args) => monitor::monitor(args),

@@ -3,7 +3,7 @@
 use super::output::{Ending, print, print_json, say};
 use super::progress::{Bar, stop_flag};
 use super::show::{bytes, duration, extents};
-use super::{args, tracking};
+use super::{args, tracking, unpacking};
 use crate::block::Extent;
 use crate::error::{Error, Kind};
 use crate::format::{DeviceId, PointId};
@@ -11,7 +11,7 @@ use crate::repository::Repository;
 use crate::restore::{self, How, Leave, Restored};
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// A point of a repository.
@@ -19,10 +19,10 @@ use std::time::{Duration, Instant};
 pub struct Asked {
     /// Repository: a folder, s3://BUCKET/PREFIX, or https://HOST/PATH to read
     #[arg(long, value_name = "REPO")]
-    repo: String,
+    pub(super) repo: String,
     /// Id of a point as `list` prints it, or `latest`
     #[arg(long, value_name = "ID")]
-    point: String,
+    pub(super) point: String,
     /// Of which device `latest` is meant, where the repository holds several
     #[arg(long, value_name = "ID")]
     device: Option<String>,
@@ -52,9 +52,16 @@ enum Sparse {
 pub struct Restore {
     #[command(flatten)]
     asked: Asked,
-    /// File or block device to write
-    #[arg(value_name = "TARGET")]
-    target: PathBuf,
+    /// File or block device to write; with --into: paths of files to give back, with what is below them (none: all)
+    #[arg(value_name = "TARGET", required_unless_present = "into")]
+    targets: Vec<PathBuf>,
+    /// Of a group's point: give files back by name into this folder, which must be new or empty
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["range", "to_same_device", "resume", "partial",
+        "overwrite", "allow_in_use", "allow_tracked", "allow_smaller", "verify"])]
+    into: Option<PathBuf>,
+    /// Of which group `latest` is meant, where the repository holds several
+    #[arg(long, value_name = "GROUP", requires = "into", conflicts_with = "device")]
+    group: Option<String>,
     /// Only these bytes, at the same place of the target; the rest of it stays as it is
     #[arg(long, value_parser = range, value_name = "START..END", conflicts_with = "allow_smaller")]
     range: Option<Span>,
@@ -126,9 +133,18 @@ pub fn range(text: &str) -> Result<Span, String> {
 
 /// Writes a point to a file or device.
 pub fn restore(args: &Restore) -> Result<Ending> {
+    if let Some(into) = &args.into {
+        let what = (args.asked.repo.as_str(), args.asked.point.as_str(), args.group.as_deref());
+        return unpacking::unpack(what, &args.targets, into, args.json);
+    }
+    let [target] = &args.targets[..] else {
+        return Err(Error::new(Kind::Usage, "restore to one file or device")
+            .hint("files go --into a folder")
+            .into());
+    };
     let began = Instant::now();
-    if !args.allow_tracked && !args.to_same_device && tracking::is_tracked(&args.target)? {
-        let text = format!("{} is tracked: it looks like the source, not a target", args.target.display());
+    if !args.allow_tracked && !args.to_same_device && tracking::is_tracked(target)? {
+        let text = format!("{} is tracked: it looks like the source, not a target", target.display());
         let error = Error::new(Kind::Usage, text);
         return Err(error.hint("untrack it, or say --to-same-device or --allow-tracked").into());
     }
@@ -144,7 +160,7 @@ pub fn restore(args: &Restore) -> Result<Ending> {
     let passes = if args.verify { 2 } else { 1 };
     bar.begin("restoring", restore.range(range)?.length * passes);
     let how = How { range, differing: args.to_same_device || args.resume, verify: args.verify };
-    let restored = restore.run(&args.target, args.leave(), how, &bar)?;
+    let restored = restore.run(target, args.leave(), how, &bar)?;
     drop(bar);
     for warning in &restored.warnings {
         say(&format!("warning: {warning}"));
@@ -152,7 +168,7 @@ pub fn restore(args: &Restore) -> Result<Ending> {
     if args.json {
         print_json(&restored)?;
     } else {
-        print(&words(args, &restored, began.elapsed()))?;
+        print(&words(args, target, &restored, began.elapsed()))?;
     }
     Ok(if restored.sound { Ending::Fine } else { Ending::Suspect })
 }
@@ -170,7 +186,7 @@ impl Restore {
     }
 }
 
-fn words(args: &Restore, restored: &Restored, took: Duration) -> String {
+fn words(args: &Restore, target: &Path, restored: &Restored, took: Duration) -> String {
     let mut text = String::new();
     if !restored.lost.is_empty() {
         let list = extents(&restored.lost);
@@ -200,7 +216,7 @@ fn words(args: &Restore, restored: &Restored, took: Duration) -> String {
     text + &format!(
         "restored {part}{} to {}: {size}, {did} from {points} points, {}{verified}\n",
         restored.point,
-        args.target.display(),
+        target.display(),
         duration(took),
     )
 }

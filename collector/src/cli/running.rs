@@ -9,22 +9,25 @@
 
 use super::args::Making;
 use super::configuring::File;
+use super::grouping;
 use super::making;
 use super::output::{Ending, print, print_json_line, say};
 use super::progress::{Bar, stop_flag};
 use super::show::{bytes, duration};
 use super::unlock::{Source, Unlock};
 use crate::chain;
-use crate::config::{Config, DeviceTable, FreezePolicy, JobTable, RepositoryTable};
+use crate::config::{Config, DeviceTable, FreezePolicy, GroupTable, JobTable, RepositoryTable};
 use crate::daemon::{Report, stripes};
 use crate::error::{Context, Error, Kind};
-use crate::format::DeviceId;
-use crate::job::{self, Hook, Outcome, Show, Yielding};
+use crate::format::{DeviceId, Manifest};
+use crate::group;
+use crate::job::{self, Hook, Show, Wishes, Yielding};
 use crate::life;
 use crate::repository::{Access, Repository};
 use crate::sys::device::BlockDevice;
 use crate::sys::publish;
 use crate::tracker::{self, Places, now_ms};
+use crate::tree::Pick;
 use anyhow::Result;
 use clap::Args;
 use std::path::{Path, PathBuf};
@@ -53,9 +56,35 @@ pub struct Run {
 struct Task<'a> {
     name: &'a str,
     job: &'a JobTable,
-    device: &'a DeviceTable,
+    subject: Subject<'a>,
     repository: &'a RepositoryTable,
     full: bool,
+}
+
+/// What it backs up.
+#[derive(Clone, Copy)]
+enum Subject<'a> {
+    Device(&'a DeviceTable),
+    Group(&'a str, &'a GroupTable),
+}
+
+impl<'a> Subject<'a> {
+    fn of(config: &'a Config, job: &'a JobTable) -> Result<Self, Error> {
+        let device = job.device.as_ref().and_then(|name| config.device.get(name));
+        let group = job.group.as_ref().and_then(|name| Some((name, config.group.get(name)?)));
+        let nothing =
+            || Error::new(Kind::Usage, "the job names neither a device nor a group of the configuration");
+        let group = || group.map(|(name, table)| Self::Group(name, table));
+        device.map(Self::Device).or_else(group).ok_or_else(nothing)
+    }
+
+    /// What the hooks and the report call it.
+    fn named(self) -> Result<PathBuf, Error> {
+        match self {
+            Self::Device(table) => table.resolve(),
+            Self::Group(name, _) => Ok(format!("group {name}").into()),
+        }
+    }
 }
 
 /// Runs a job.
@@ -64,14 +93,11 @@ pub fn run(args: &Run, source: &Source) -> Result<Ending> {
     follow(args.child_of)?;
     let config = Config::load(&args.file.path())?;
     let job = config.job(&args.job)?;
-    let Some(device) = job.device.as_ref().and_then(|name| config.device.get(name)) else {
-        let text = format!("job {}: it backs up a group of files", args.job);
-        return Err(Error::new(Kind::Unsupported, text).hint("this version has no groups yet").into());
-    };
+    let subject = Subject::of(&config, job)?;
     let repository = &config.repository[&job.repository];
-    let task = Task { name: &args.job, job, device, repository, full: args.full };
+    let task = Task { name: &args.job, job, subject, repository, full: args.full };
     reach(&task, source);
-    let path = device.resolve()?;
+    let path = subject.named()?;
     let mut report =
         Report { job: args.job.clone(), began, device: path.display().to_string(), ..Report::default() };
     let done = task.with_hooks(&path, &mut report);
@@ -165,31 +191,74 @@ impl Task<'_> {
     }
 
     fn deed(&self, path: &Path, report: &mut Report) -> Result<()> {
+        let device = match self.subject {
+            Subject::Device(_) => self.device(path, report)?,
+            Subject::Group(name, table) => self.group(name, table, report)?,
+        };
+        if let Some(dropped) = self.prune(&device)? {
+            report.pruned = dropped;
+        }
+        Ok(())
+    }
+
+    /// The backup of a group.
+    fn group(&self, name: &str, table: &GroupTable, report: &mut Report) -> Result<DeviceId> {
+        let bar = Bar::new(stop_flag()?);
+        self.ensure_known()?;
+        let pick =
+            Pick { paths: table.paths.clone(), globs: table.globs.clone(), excludes: table.excludes.clone() };
+        let subject = group::Group { name: name.to_owned(), pick };
+        let how = grouping::How {
+            repo: &self.repository.location,
+            merge_every: self.job.merge_every,
+            devices: &[],
+            untracked: true,
+        };
+        let compression = *self.job.compression;
+        let wishes = Wishes { full: self.full, compression, ..Wishes::default() };
+        let outcome = grouping::make(&subject, &how, &wishes, &bar)?;
+        bar.clear();
+        let m = &outcome.manifest;
+        fill(report, m, outcome.why_full.as_ref());
+        report.size = m.files.as_ref().map_or(0, |files| files.bytes);
+        if !outcome.unread.is_empty() {
+            report.result = "suspect".into();
+            report.suspect.extend(outcome.unread.iter().take(16).map(|what| format!("not read: {what}")));
+        }
+        self.note(&m.repository.to_string());
+        Ok(m.device.id.clone())
+    }
+
+    /// The backup of a device.
+    fn device(&self, path: &Path, report: &mut Report) -> Result<DeviceId> {
+        let Subject::Device(table) = self.subject else {
+            return Err(Error::new(Kind::Bug, "the job is not of a device").into());
+        };
         let places = Places::from_env();
         let device = BlockDevice::open(path)?;
         if tracker::intact(&places, &device)?.is_none() {
             // never tracked, or it broke: the device was away, its programs were removed
             let known = tracker::find(&places, path)?.map(|state| state.granularity);
-            let (_, before) = life::track(&places, path, known.unwrap_or(*self.device.granularity))?;
+            let (_, before) = life::track(&places, path, known.unwrap_or(*table.granularity))?;
             let how = before.map(|outcome| super::living::words(&outcome));
             say(&format!("{}: {}", path.display(), how.unwrap_or_else(|| "tracked from now on".into())));
         }
         let bar = Bar::new(stop_flag()?);
         let disk = device.disk;
         let budget = job::Budget {
-            pressure: self.device.io_pressure.as_ref().map(|part| part.0),
-            latency: self.device.write_latency.as_ref().map(|time| **time),
+            pressure: table.io_pressure.as_ref().map(|part| part.0),
+            latency: table.write_latency.as_ref().map(|time| **time),
         };
         let show = Yielding::new(&bar, disk, budget);
         self.ensure_known()?;
-        let outcome = making::make(&self.making(path), self.full, &show)?;
+        let outcome = making::make(&self.making(table, path), self.full, &show)?;
         bar.clear();
-        fill(report, &outcome, show.yielded());
-        self.note(&outcome.manifest.repository.to_string());
-        if let Some(dropped) = self.prune(&outcome.manifest.device.id)? {
-            report.pruned = dropped;
-        }
-        Ok(())
+        let m = &outcome.manifest;
+        fill(report, m, outcome.why_full.as_ref());
+        report.yielded_ms = show.yielded().as_millis() as u64;
+        report.stripes = stripes(&outcome.changed, m.geometry.size);
+        self.note(&m.repository.to_string());
+        Ok(m.device.id.clone())
     }
 
     /// A repository that was there once is never made anew: a file system may only not be mounted.
@@ -230,14 +299,14 @@ impl Task<'_> {
     }
 
     /// The same as the words of `backup`.
-    fn making(&self, path: &Path) -> Making {
+    fn making(&self, table: &DeviceTable, path: &Path) -> Making {
         Making {
             device: path.to_owned(),
             repo: self.repository.location.clone(),
-            no_freeze: self.device.freeze == FreezePolicy::Never,
-            freeze_limit: *self.device.freeze_limit,
-            while_frozen: self.device.while_frozen.clone(),
-            allow_store_on_device: self.device.allow_store_on_device,
+            no_freeze: table.freeze == FreezePolicy::Never,
+            freeze_limit: *table.freeze_limit,
+            while_frozen: table.while_frozen.clone(),
+            allow_store_on_device: table.allow_store_on_device,
             compression: *self.job.compression,
             merge_every: self.job.merge_every,
             since: self.job.since.as_ref().map(|since| **since),
@@ -277,13 +346,12 @@ fn keep(file: &Path, bytes: &[u8]) -> Result<(), Error> {
 }
 
 /// What came of it.
-fn fill(report: &mut Report, outcome: &Outcome, yielded: Duration) {
-    let m = &outcome.manifest;
+fn fill(report: &mut Report, m: &Manifest, why_full: Option<&String>) {
     report.result = if m.is_suspect() { "suspect".into() } else { "ok".into() };
     report.device_id = m.device.id.to_string();
     report.point = Some(m.point.to_string());
     report.kind = super::listing::kind(m.kind).to_owned();
-    report.why_full.clone_from(&outcome.why_full);
+    report.why_full = why_full.cloned();
     report.size = m.geometry.size;
     report.changed_bytes = m.totals.changed_bytes;
     report.copied_bytes = m.totals.copied_bytes;
@@ -292,8 +360,6 @@ fn fill(report: &mut Report, outcome: &Outcome, yielded: Duration) {
     report.consistency = super::listing::consistency(m.consistency).to_owned();
     report.suspect.clone_from(&m.suspect);
     report.notes.clone_from(&m.notes);
-    report.yielded_ms = yielded.as_millis() as u64;
-    report.stripes = stripes(&outcome.changed, m.geometry.size);
 }
 
 /// Somebody who looks on and holds the backup back.

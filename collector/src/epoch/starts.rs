@@ -19,8 +19,8 @@ use crate::sys::failpoint;
 use crate::tracker::{Base, DeviceState, StartPoint, now_ms, record, since};
 use std::collections::BTreeSet;
 
-/// Start points of one device: each costs a list that is written at every backup.
-const MAX_STARTS: usize = 8;
+/// Start points of one device (repositories, groups): each costs a list that is written at every backup.
+const MAX_STARTS: usize = 32;
 
 /// Reasons that one of them keeps.
 const MAX_REASONS: usize = 16;
@@ -229,11 +229,11 @@ mod tests {
     #[test]
     fn there_is_an_end_to_what_is_kept_and_the_base_is_never_dropped() {
         let mut all: Vec<_> =
-            (0..20).map(|n| point(&n.to_string(), &format!("p{n}"), false, n < 3)).collect();
+            (0..40).map(|n| point(&n.to_string(), &format!("p{n}"), false, n < 3)).collect();
         let left = names(all.clone(), &[]);
-        assert_eq!((left.len(), left.last().map(String::as_str)), (MAX_STARTS, Some("p19")));
+        assert_eq!((left.len(), left.last().map(String::as_str)), (MAX_STARTS, Some("p39")));
         assert!(["p0", "p1", "p2"].iter().all(|pinned| left.iter().any(|name| name == pinned)));
         all.iter_mut().for_each(|s| s.pinned = true);
-        assert_eq!(names(all, &[]).last().map(String::as_str), Some("p19"));
+        assert_eq!(names(all, &[]).last().map(String::as_str), Some("p39"));
     }
 }

@@ -166,6 +166,21 @@ pub struct Rebuild {
     pub zeros: Vec<(u64, u64)>,
 }
 
+/// What a group's point holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Files {
+    /// The group's name.
+    pub group: String,
+    /// Regular files in it.
+    pub files: u64,
+    /// Folders, links and the like.
+    pub others: u64,
+    /// Bytes of the regular files, holes too.
+    pub bytes: u64,
+    /// Files that could not be read: they are not in it.
+    pub unread: u64,
+}
+
 /// The most segments or runs of zeros in a [`Rebuild`].
 pub const MAX_REBUILD: usize = 2048;
 
@@ -213,6 +228,9 @@ pub struct Manifest {
     pub totals: Totals,
     /// The index.
     pub index: IndexRef,
+    /// Of a group of files: the image is not a device's, and begins with a catalogue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<Files>,
     /// What it is sorted by in place of `time_cut`: the clock was behind that of the points before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<u64>,

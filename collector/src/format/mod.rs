@@ -4,6 +4,7 @@
 //!   repo.json, manifest, …{"check":"<blake3>", magic, version, flags, crypto, "body": {...}}
 //!   segment               header | frames ...            | frame table        | trailer
 //!   index                 header | chunks of pieces ...  | segments, directory | trailer
+//!   catalogue             root, pages of nodes: the files of a group's point, in its image
 //!   record, saved map     what is kept of a tracked device over a reboot (not in a repository)
 //! ```
 //!
@@ -12,6 +13,7 @@
 //! magic, version and feature flags, and both its ends are checked.
 
 mod after;
+mod catalogue;
 mod chunk;
 mod envelope;
 mod frame;
@@ -27,6 +29,10 @@ mod segment;
 mod varint;
 
 pub use after::{PointMap, Tombstone};
+pub use catalogue::{
+    CATALOGUE_HEADER, CataloguedDevice, Link, MAX_DEVICES, Moment, Node, NodeId, NodeKind, PAGES_AT, PageRef,
+    Part, Place, Root, SLOT, THROUGH_AT, Text, Volume, decode_page, device_at, encode_page,
+};
 pub use chunk::{FrameRef, MAX_CHUNK, PIECES_PER_CHUNK, Piece, PieceContent, decode_chunk, encode_chunk};
 pub use envelope::{CRYPTO_NONE, CRYPTO_SEALED, MAX_ENVELOPE};
 pub use frame::{
@@ -39,8 +45,8 @@ pub use index::{ChunkEntry, INDEX_ENTRY_LEN, IndexFooter, SEGMENT_ENTRY_LEN, Seg
 pub use keyfile::{Credential, WriteKey, decode_key_file, encode_private_key, public_half};
 pub use keyring::{KeyRing, NewKey, Opened, Shown};
 pub use manifest::{
-    Consistency, DeviceIdent, EpochRange, Geometry, IndexRef, MAX_REBUILD, Manifest, ParentRef, PassStats,
-    PointKind, Rebuild, RepositoryConfig, Totals,
+    Consistency, DeviceIdent, EpochRange, Files, Geometry, IndexRef, MAX_REBUILD, Manifest, ParentRef,
+    PassStats, PointKind, Rebuild, RepositoryConfig, Totals,
 };
 pub use saved::{Base, ListRef, Record, Saved, SavedMap, StartPoint, Witness};
 pub use segment::{

@@ -27,6 +27,7 @@ pub use ground::{Since, standing};
 pub use hook::Hook;
 pub use identity::{identify, identify_in};
 pub use ledger::Ledger;
+pub(crate) use passes::Hushed;
 pub use watch::watch;
 pub use yielding::{Budget, Yielding};
 

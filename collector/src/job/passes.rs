@@ -85,7 +85,7 @@ impl Pace {
 }
 
 /// Only the stop flag of a watcher: nothing is shown.
-struct Hushed<'a>(&'a dyn Watch);
+pub(crate) struct Hushed<'a>(pub &'a dyn Watch);
 
 impl Watch for Hushed<'_> {
     fn stopped(&self) -> bool {

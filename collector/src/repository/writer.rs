@@ -12,9 +12,9 @@ use super::{Repository, keys, tool, unix_millis};
 use crate::block::{BLOCK, Granularity};
 use crate::error::{Error, Kind, Result};
 use crate::format::{
-    Codec, Consistency, DeviceIdent, EncodedFrame, EpochRange, Geometry, IndexRef, MAX_DEVICE, MAX_REBUILD,
-    Manifest, ParentRef, PassStats, Piece, PieceContent, PointId, PointKind, Rebuild, SegmentRef, Totals,
-    fits_cell,
+    Codec, Consistency, DeviceIdent, EncodedFrame, EpochRange, Files, Geometry, IndexRef, MAX_DEVICE,
+    MAX_REBUILD, Manifest, ParentRef, PassStats, Piece, PieceContent, PointId, PointKind, Rebuild,
+    SegmentRef, Totals, fits_cell,
 };
 use crate::seal::Session;
 use crate::sys::{failpoint, planted};
@@ -78,6 +78,7 @@ pub struct PointWriter {
     /// Where the current pass stands.
     end: u64,
     totals: Totals,
+    files: Option<Files>,
     /// No point that was there when this one was begun is sorted after this.
     newest: u64,
     lock: DeviceLock,
@@ -119,6 +120,7 @@ impl Repository {
             passes: vec![Run::default()],
             end: 0,
             totals: Totals::default(),
+            files: None,
             newest,
             lock: lock.clone(),
         })
@@ -137,6 +139,11 @@ impl PointWriter {
     /// What frames are sealed with, best before they are added; `None`: nothing.
     pub fn session(&self) -> Option<Arc<Session>> {
         self.session.clone()
+    }
+
+    /// The point is of a group of files.
+    pub fn holds(&mut self, files: Files) {
+        self.files = Some(files);
     }
 
     /// Begins the next pass, whose frames shadow those of all passes before. The first one is begun already.
@@ -269,6 +276,7 @@ impl PointWriter {
             freeze_ms: info.freeze_ms,
             totals: self.totals,
             index,
+            files: self.files.clone(),
             order,
             rebuild: short.then_some(rebuild),
             tool: tool(),

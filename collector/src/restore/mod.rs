@@ -88,7 +88,7 @@ impl<'a> Restore<'a> {
     /// # Errors
     /// If a point of the chain is missing or damaged.
     pub fn prepare(repo: &'a Repository, device: &DeviceId, point: PointId) -> Result<Self> {
-        Ok(Self { repo, chain: Chain::resolve(repo, device, point)?, partial: false })
+        Self::of_device(repo, Chain::resolve(repo, device, point)?, false)
     }
 
     /// Traces what there is of it: what cannot be read is lost, and the rest is restored.
@@ -96,7 +96,17 @@ impl<'a> Restore<'a> {
     /// # Errors
     /// If the point's own manifest is missing or damaged.
     pub fn prepare_partial(repo: &'a Repository, device: &DeviceId, point: PointId) -> Result<Self> {
-        Ok(Self { repo, chain: Chain::salvage(repo, device, point)?, partial: true })
+        Self::of_device(repo, Chain::salvage(repo, device, point)?, true)
+    }
+
+    fn of_device(repo: &'a Repository, chain: Chain, partial: bool) -> Result<Self> {
+        if let Some(files) = &chain.top().files {
+            let (point, group) = (chain.top().point, &files.group);
+            let text = format!("point {point} is of the files of group {group}, not of a device");
+            let hint = format!("blkdelta restore --group {group} --point {point} --into FOLDER");
+            return Err(Error::new(Kind::Usage, text).hint(hint));
+        }
+        Ok(Self { repo, chain, partial })
     }
 
     /// Bytes of the image.

@@ -14,6 +14,8 @@ const FS_INFO: u64 = 0x8400_941f;
 const DEV_INFO: u64 = 0xd000_941e;
 /// `BTRFS_IOC_GET_FEATURES`.
 const GET_FEATURES: u64 = 0x8018_9439;
+/// `BTRFS_IOC_INO_LOOKUP`.
+const INO_LOOKUP: u64 = 0xd000_9412;
 /// Bytes for the items of one search: more than the largest item (a node is at most 64 KiB).
 const BATCH: usize = 128 << 10;
 
@@ -167,6 +169,15 @@ pub(crate) fn dev_info(fd: impl AsFd, devid: u64) -> io::Result<DevInfo> {
     let uuid = *info.get(8..).and_then(|b| b.first_chunk()).ok_or(io::ErrorKind::InvalidData)?;
     let total_bytes = u64_at(&info, 32).ok_or(io::ErrorKind::InvalidData)?;
     Ok(DevInfo { uuid, total_bytes })
+}
+
+/// The id of the subvolume that a file lies in (`BTRFS_IOC_INO_LOOKUP` of its root folder, which needs no privilege).
+pub(crate) fn subvolume(fd: impl AsFd) -> io::Result<u64> {
+    let mut lookup = [0u64; 512];
+    lookup[1] = 256; // BTRFS_FIRST_FREE_OBJECTID
+    // SAFETY: INO_LOOKUP reads and stores 4096 bytes: tree, inode, a name.
+    unsafe { ioctl::with(fd, INO_LOOKUP, &mut lookup)? };
+    Ok(lookup[0])
 }
 
 /// The incompatible features in use.

@@ -9,6 +9,7 @@ pub(crate) mod btrfs;
 pub mod device;
 pub mod direct;
 mod failpoint;
+pub(crate) mod fiemap;
 pub mod freeze;
 pub(crate) mod fsmap;
 pub(crate) mod ioctl;

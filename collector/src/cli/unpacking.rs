@@ -1,0 +1,45 @@
+//! `restore --into`: files of a group's point by name.
+
+use super::grouping::find;
+use super::output::{Ending, print, print_json, say};
+use super::progress::{Bar, stop_flag};
+use super::show::{bytes, duration};
+use crate::repository::Repository;
+use crate::unpack::{Unpack, Unpacked};
+use anyhow::Result;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Gives back the files at `paths`.
+pub fn unpack(
+    (repo, point, group): (&str, &str, Option<&str>),
+    paths: &[PathBuf],
+    into: &Path,
+    json: bool,
+) -> Result<Ending> {
+    let began = Instant::now();
+    let repo = Repository::open(repo)?;
+    let (device, point) = find(&repo, point, group)?;
+    let unpack = Unpack::prepare(&repo, &device, point)?;
+    let bar = Bar::new(stop_flag()?);
+    bar.begin("restoring", unpack.size(paths)?);
+    let done = unpack.run(paths, into, &bar)?;
+    drop(bar);
+    for missing in &done.missing {
+        say(&format!("not in the point: {missing}"));
+    }
+    for warning in &done.warnings {
+        say(&format!("warning: {warning}"));
+    }
+    if json {
+        print_json(&done)?;
+    } else {
+        let Unpacked { files, others, bytes: size, .. } = &done;
+        let (point, size, took) = (&done.point, bytes(*size), duration(began.elapsed()));
+        let into = into.display();
+        print(&format!(
+            "restored {files} files ({size}) and {others} others of {point} to {into}, {took}\n"
+        ))?;
+    }
+    Ok(if done.sound { Ending::Fine } else { Ending::Suspect })
+}

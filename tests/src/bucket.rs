@@ -132,7 +132,7 @@ impl<'a> Bed<'a> {
         Ok(())
     }
 
-    /// Restores over a line that spoils a third of what comes: each fails or is right.
+    /// Restores over a line that spoils a twelfth of what comes: each fails or is right.
     pub fn ensure_spoiled_answers_are_noticed(
         &mut self,
         scratch: &Scratch,
@@ -142,7 +142,7 @@ impl<'a> Bed<'a> {
         for (id, image) in points.iter().cycle().take(12) {
             let mut random = self.random.fork();
             self.proxy.plan(move |request| {
-                (request.method == "GET" && random.below(3) == 0).then_some(Fault::SpoilAnswer)
+                (request.method == "GET" && random.below(12) == 0).then_some(Fault::SpoilAnswer)
             });
             let target = scratch.fresh("out");
             let ended = self.run("restore", &["--point", id, &target.display().to_string()])?;

@@ -81,6 +81,9 @@ impl<'a> Protected<'a> {
         let ended = self.restore(point, &target)?;
         // 3: the point is suspect; whether it is right all the same is what the caller finds out
         ensure!(matches!(ended.code, Some(0 | 3)), "restore of {point}: {ended}");
+        if ended.code == Some(3) {
+            crate::host::say(&format!("restore of {point}: {ended}"));
+        }
         Ok(target)
     }
 

@@ -110,7 +110,7 @@ impl Recorded {
 
     /// No more writes; nothing may be mounted there.
     pub fn finish(mut self) -> Result<Record> {
-        run("sync", ["--file-system".as_ref(), self.path()?.as_os_str()])?;
+        run("sync", [self.path()?])?;
         self.device.take().context("the disk is gone")?.detach()?;
         self.stop()?;
         let log = File::open(&self.log)?;

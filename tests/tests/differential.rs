@@ -210,8 +210,9 @@ fn a_resize_gives_up_start_points_and_says_so() -> Result<()> {
     skip_if!(host::no_tracking(), NAME);
     let scratch = Scratch::new("since-resize")?;
     let mut random = Random::for_test(NAME);
-    let device = Loop::new(&scratch, "disk", 16 << 20)?;
+    let device = Loop::new(&scratch, "disk", 24 << 20)?;
     fill(device.path(), &mut random)?;
+    device.resize(16 << 20)?;
     let mut care = Protected::new(&scratch, device.path())?;
     let repos = [care.repo.clone(), scratch.fresh("repo2")];
     let mut all = Vec::new();

@@ -2,8 +2,10 @@
 //! nothing of it, and every spoiled bit is noticed.
 
 use anyhow::{Result, ensure};
+use std::os::unix::fs::FileExt;
 use tests::bucket::{Bed, cannot};
-use tests::image::Image;
+use tests::device::{O_DIRECT, open_with};
+use tests::image::{Aligned, Image};
 use tests::proxy::Fault;
 use tests::scratch::Scratch;
 use tests::skip_if;
@@ -17,6 +19,9 @@ fn an_encrypted_bucket_is_a_repository() -> Result<()> {
     let mut bed = Bed::encrypted(&scratch, NAME)?;
     let mut points = Vec::new();
     for _ in 0..5 {
+        // whole frames of the point before are hidden: a compaction has something to do
+        let hides = Aligned::random(1 << 20, &mut bed.random);
+        open_with(bed.device.path(), O_DIRECT)?.write_all_at(&hides, 0)?;
         points.push(bed.point()?);
     }
     bed.care.ensure_sound()?;
@@ -34,7 +39,8 @@ fn an_encrypted_bucket_is_a_repository() -> Result<()> {
     bed.ensure_restore(&points[2..], "after merge and prune")?;
     let before = bed.server.keys("bucket")?;
     for what in ["compact", "compact again"] {
-        bed.run("compact", &["--dead", "1%", "--grace", "0"])?.expect(0, what)?;
+        let said = bed.run("compact", &["--dead", "0.1%", "--grace", "0"])?.expect(0, what)?;
+        tests::host::say(&format!("{what}: {}", said.out));
     }
     ensure!(bed.server.keys("bucket")? != before, "nothing was compacted");
     bed.care.ensure_sound()?;
@@ -115,9 +121,15 @@ fn every_spoiled_bit_is_noticed() -> Result<()> {
         bed.proxy.plan(|_| None);
         bed.run("check", &["--read-data"])?.expect(3, &format!("check of a spoiled {part}"))?;
         bed.ensure_restore(&points, "older points beside a spoiled one")?;
-        // what is spoiled is not built upon
-        let next = bed.point()?;
-        bed.ensure_restore(&[next], "the point after a spoiled one")?;
+        // what stands on it fails, or is right; a full stands on nothing
+        let (next, image) = bed.point()?;
+        let target = scratch.fresh("out");
+        let ended = bed.run("restore", &["--point", &next, &target.display().to_string()])?;
+        let right = ended.code == Some(0) && Image::of_file(&target)?.difference(&image).is_empty();
+        ensure!(right || matches!(ended.code, Some(1 | 3)), "on a spoiled {part}: {ended}");
+        let words: Vec<&str> = bed.words.iter().map(String::as_str).chain(["--full"]).collect();
+        let full = (bed.care.backup(&words)?.id, Image::of(bed.device.path())?);
+        bed.ensure_restore(&[full], "a full after a spoiled point")?;
     }
     Ok(())
 }

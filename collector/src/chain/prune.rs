@@ -97,9 +97,13 @@ fn sweep(repo: &Repository, lock: &DeviceLock, grace: Duration) -> Result<Swept>
         repo.drop_damaged_maps(lock, manifest, *hash)?;
     }
     let live = points.live_segments(&going)?;
-    // first those whose sweep died before, then children before their parents
-    let begun = going.iter().filter(|p| !points.good.iter().any(|(m, _)| m.point == **p));
+    // children before their parents; all manifests first, so that no point that is still there misses a segment
     let rest = points.good.iter().rev().map(|(m, _)| &m.point).filter(|p| going.contains(p));
+    for point in rest.clone() {
+        repo.unlist(lock, device, *point)?;
+    }
+    // those whose sweep died before
+    let begun = going.iter().filter(|p| !points.good.iter().any(|(m, _)| m.point == **p));
     for point in begun.chain(rest) {
         let one = repo.sweep(lock, &repo.tombstone(device, *point)?, &live)?;
         swept.points += one.points;

@@ -149,7 +149,19 @@ impl Repository {
         Ok(keys.iter().filter_map(|(key, _)| keys::parse_map(key)).map(|(_, _, number, _)| number).collect())
     }
 
-    /// Removes a buried point and every segment of it that is not in `live`.
+    /// Begins the sweep of a buried point: its manifest goes. Before anything else of any point that is swept with it, because
+    /// these may name each other's segments.
+    ///
+    /// # Errors
+    /// What the store meets.
+    pub(crate) fn unlist(&self, lock: &DeviceLock, device: &DeviceId, point: PointId) -> Result<()> {
+        own(lock, device)?;
+        failpoint("repo.sweep.begin")?;
+        self.store().delete(&keys::manifest(device, point))?;
+        failpoint("repo.sweep.manifest-gone")
+    }
+
+    /// Removes of a buried point whose manifest is gone every segment that is not in `live`, and the rest.
     ///
     /// # Errors
     /// What the store meets; the next sweep goes on where this one ended.
@@ -162,9 +174,6 @@ impl Repository {
         let (device, point) = (&tombstone.device, tombstone.point);
         own(lock, device)?;
         let mut swept = Swept { points: 1, ..Swept::default() };
-        failpoint("repo.sweep.begin")?;
-        self.store().delete(&keys::manifest(device, point))?;
-        failpoint("repo.sweep.manifest-gone")?;
         for segment in self.segments_of_buried(tombstone)?.difference(live) {
             let key = keys::segment(*segment);
             match self.store().len(&key) {

@@ -89,7 +89,7 @@ impl Repository {
         let path = folder.join("lock").join(device.as_str());
         let what = || format!("lock {device} in repository {}", folder.display());
         let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-        let mut file = options.os_context(what)?;
+        let mut file = options.map_err(|e| only_read(Error::os(what(), e)))?;
         let taken = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
         let mut words = String::new();
         let _ = Read::by_ref(&mut file).take(200).read_to_string(&mut words);
@@ -103,6 +103,19 @@ impl Repository {
         let taken_over = (!words.is_empty()).then(|| format!("{words} died while it was writing"));
         sign(&file, self.keys().is_none()).os_context(what)?;
         Ok(DeviceLock::new(device, By::Flock(file), taken_over))
+    }
+}
+
+/// Where nothing can be written, much can be done all the same.
+fn only_read(error: Error) -> Error {
+    use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+    let cause = std::error::Error::source(&error).and_then(|e| e.downcast_ref::<std::io::Error>());
+    match cause.map(std::io::Error::kind) {
+        Some(ReadOnlyFilesystem | PermissionDenied) => error.hint(
+            "the repository can only be read: list, check, restore and copy --from work; whatever writes needs it writable. \
+             Nothing is lost: what was not stored is part of the next backup",
+        ),
+        _ => error,
     }
 }
 

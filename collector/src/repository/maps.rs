@@ -107,7 +107,9 @@ impl Repository {
         self.store().settle()?;
         let key = keys::map(device, point, number);
         // of a merge that died before its commit
-        self.store().delete(&key)?;
+        if self.store().len(&key).is_ok() {
+            self.store().delete(&key)?;
+        }
         let mut index = IndexWriter::new(self, key, point);
         let mut table = Table::new(new.segments);
         for piece in new.image {

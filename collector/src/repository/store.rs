@@ -221,6 +221,8 @@ impl Store {
 
     fn put_as(&self, key: &str, bytes: &Bytes, mode: &PutMode) -> Result<object_store::Result<()>> {
         self.writable()?;
+        // never into a folder that took its place, or below a mount point that lost its file system
+        self.in_place()?;
         let path = Key::from(key);
         self.again(|objects| {
             let (path, payload, mode) = (path.clone(), PutPayload::from(bytes.clone()), mode.clone());

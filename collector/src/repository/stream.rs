@@ -12,6 +12,7 @@ impl Store {
     /// Begins an object that is written in parts.
     pub fn stream(self: &Arc<Self>, key: &str) -> Result<ObjectStream> {
         self.writable()?;
+        self.in_place()?;
         let path = Key::from(key);
         let patience = self.access.patience;
         let upload = self.again(|objects| {

@@ -28,6 +28,10 @@ pub(in crate::repository) fn classify(error: object_store::Error, context: Strin
         Kind::Unreachable => told.hint(
             "look at the network and the server; nothing is lost: what was not stored is part of the next backup",
         ),
+        Kind::NoSpace => told.hint(
+            "the store is full: make room (prune, compact) or give it more, and do the same again; what is listed is whole, and \
+             nothing is lost",
+        ),
         Kind::Denied if seen.remote() => told.hint("the key needs the right to do this; see docs/STORES.md"),
         _ => told,
     }

@@ -109,9 +109,22 @@ fn cuts(bed: &Bed) -> Result<(String, Vec<Headline>)> {
             "no stall: ≤ 2 × alone",
             during <= 2.0 * alone,
         ));
+        let (alone, during) = (get(&found, "alone_longest")?, get(&found, "during_longest")?);
+        headlines.push(Headline::new(
+            format!("tracking, {name}: a writer's longest write during cuts (alone {:.1} ms)", alone / 1e3),
+            format!("{:.1} ms", during / 1e3),
+            "no stall: ≤ 2 × alone",
+            during <= 2.0 * alone,
+        ));
     }
+    text += WHY;
     Ok((text, headlines))
 }
+
+const WHY: &str = "\nNo write waits for a cut: the switch is one exchange of a pointer, and whoever is in a program goes on \
+    with the bitmap it has (`bpf_fd_array_map_update_elem`, kernel/bpf/arraymap.c). What a writer notices of cuts that follow each \
+    other without a pause is a third busy thread on this machine's two processors, beside its own and the loop device's \
+    worker. The *longest* write tells a stall from that: it does not grow with the disk.\n";
 
 fn get(found: &Value, key: &str) -> Result<f64> {
     found[key].as_f64().with_context(|| format!("the meter told no {key}"))

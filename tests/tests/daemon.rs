@@ -4,6 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -153,6 +154,37 @@ fn a_device_that_vanishes_holds_up_no_other_and_comes_back() -> Result<()> {
     scene.stop()
 }
 
+/// What systemd wants to hear of a service of `Type=notify` with a watchdog.
+#[test]
+fn systemd_is_told_that_it_is_ready_alive_and_stopping() -> Result<()> {
+    const NAME: &str = "daemon::systemd_is_told_that_it_is_ready_alive_and_stopping";
+    skip_if!(host::no_devices(), NAME);
+    let mut scene = Scene::new("daemon-notify")?;
+    let path = scene.scratch.path().join("notify");
+    let socket = UnixDatagram::bind(&path)?;
+    socket.set_read_timeout(Some(Duration::from_secs(60)))?;
+    scene.home.set("NOTIFY_SOCKET", &path.display().to_string());
+    scene.home.set("WATCHDOG_USEC", "600000");
+    scene.configure(&[], "", "")?;
+    scene.start()?;
+    hear(&socket, "READY=1")?;
+    hear(&socket, "WATCHDOG=1")?;
+    hear(&socket, "WATCHDOG=1")?;
+    scene.stop()?;
+    hear(&socket, "STOPPING=1")
+}
+
+fn hear(socket: &UnixDatagram, wanted: &str) -> Result<()> {
+    let mut buffer = [0; 512];
+    loop {
+        let length = socket.recv(&mut buffer).with_context(|| format!("{wanted} was not said"))?;
+        let said = String::from_utf8_lossy(&buffer[..length]);
+        if said.lines().any(|line| line == wanted) {
+            return Ok(());
+        }
+    }
+}
+
 #[test]
 fn no_space_for_its_memory_stops_no_backup() -> Result<()> {
     const NAME: &str = "daemon::no_space_for_its_memory_stops_no_backup";
@@ -180,6 +212,7 @@ fn no_space_for_its_memory_stops_no_backup() -> Result<()> {
     while file.write_all(&[1; 4096]).is_ok() {}
     scene.wait("it to say so", |scene| Ok(scene.status()?["unwritten"].as_str().is_some()))?;
     scene.successes(&["job0"], 3)?;
+    drop(file);
     std::fs::remove_file(&hog)?;
     scene.wait("it to be well again", |scene| Ok(scene.status()?["unwritten"].is_null()))?;
     scene.stop()

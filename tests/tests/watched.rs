@@ -2,14 +2,14 @@
 
 use anyhow::{Context, Result, ensure};
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tests::daemon::Scene;
-use tests::device::{Loop, put};
+use tests::device::{Loop, O_DIRECT, open_with, put};
 use tests::host::{self, run, say};
-use tests::image::fill;
+use tests::image::{Aligned, fill};
 use tests::product::Ended;
 use tests::random::Random;
 use tests::scratch::Scratch;
@@ -31,7 +31,8 @@ fn metrics_and_page_show_what_there_is_to_who_may_see_it() -> Result<()> {
     skip_if!(host::no_tracking(), NAME);
     let mut scene = Scene::new("daemon-page")?;
     let disk = Loop::new(&scene.scratch, "disk", 8 << 20)?;
-    fill(disk.path(), &mut Random::for_test(NAME))?;
+    let mut random = Random::for_test(NAME);
+    fill(disk.path(), &mut random)?;
     let at = |name: &str| scene.home.path().join(name);
     let (metrics, page, token) = (at("metrics.sock"), at("page.sock"), at("token"));
     put(&token, b"0123456789abcdef0123\n")?;
@@ -42,20 +43,12 @@ fn metrics_and_page_show_what_there_is_to_who_may_see_it() -> Result<()> {
     );
     scene.configure(&[disk.path()], &head, "every = \"1s\"")?;
     scene.start()?;
+    scene.successes(&["job0"], 1)?;
+    scribble(disk.path(), &mut random)?;
     scene.successes(&["job0"], 3)?;
     ensure!(!open(&metrics) && !open(&page), "others may connect");
-    let text = fetch(&metrics, "GET /metrics HTTP/1.1")?;
     let device = disk.path().display();
-    for wanted in [
-        "HTTP/1.1 200",
-        "application/openmetrics-text",
-        "blkdelta_job_runs_total{job=\"job0\",result=\"ok\"}",
-        &format!("blkdelta_device_suspect{{device=\"{device}\"}} 0"),
-        "# EOF\n",
-    ] {
-        ensure!(text.contains(wanted), "{wanted:?} is not in {text}");
-    }
-    parsed_by_prometheus(&text, &scene.scratch)?;
+    ensure_metrics(&metrics, disk.path(), &scene.scratch)?;
     ensure!(fetch(&page, "GET / HTTP/1.1")?.starts_with("HTTP/1.1 401"), "shown without the token");
     let wrong = fetch(&page, "GET / HTTP/1.1\r\nauthorization: Bearer 0123456789abcdef0124")?;
     ensure!(wrong.starts_with("HTTP/1.1 401") && !wrong.contains(&device.to_string()), "{wrong}");
@@ -66,6 +59,34 @@ fn metrics_and_page_show_what_there_is_to_who_may_see_it() -> Result<()> {
     let html = shown.split_once("\r\n\r\n").context("no body")?.1;
     screenshots(NAME, html, &scene.scratch)?;
     scene.stop()
+}
+
+/// What Prometheus asks for.
+fn ensure_metrics(socket: &Path, device: &Path, scratch: &Scratch) -> Result<()> {
+    let text = fetch(socket, "GET /metrics HTTP/1.1")?;
+    let device = device.display();
+    for wanted in [
+        "HTTP/1.1 200",
+        "application/openmetrics-text",
+        "blkdelta_job_runs_total{job=\"job0\",result=\"ok\"}",
+        &format!("blkdelta_device_suspect{{device=\"{device}\"}} 0"),
+        "# EOF\n",
+    ] {
+        ensure!(text.contains(wanted), "{wanted:?} is not in {text}");
+    }
+    parsed_by_prometheus(&text, scratch)
+}
+
+/// Something to be seen: here and there, for some seconds.
+fn scribble(device: &Path, random: &mut Random) -> Result<()> {
+    let file = open_with(device, O_DIRECT)?;
+    let blocks = tests::device::size_of(device)? / 4096;
+    for round in 0..60 {
+        let block = if round % 2 == 0 { random.below(blocks) } else { blocks / 3 + random.below(64) };
+        file.write_all_at(&Aligned::random(4096, random), block * 4096)?;
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    Ok(())
 }
 
 /// Others than its owner may do something with it.

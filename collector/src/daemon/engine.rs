@@ -119,10 +119,10 @@ impl<C: Clock> Engine<C> {
         Arc::clone(&self.showcase)
     }
 
-    /// Runs until told to stop; `alive` is called at every turn.
-    pub fn run(&mut self, events: &Receiver<Event>, alive: &mut dyn FnMut()) {
+    /// Runs until told to stop; `alive` is called at every turn, with true once that has begun.
+    pub fn run(&mut self, events: &Receiver<Event>, alive: &mut dyn FnMut(bool)) {
         loop {
-            alive();
+            alive(self.stopping.is_some());
             match self.stopping {
                 None => self.start_runs(),
                 Some(since) if self.running.is_empty() || since.elapsed() > PATIENCE => break,

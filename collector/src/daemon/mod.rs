@@ -76,8 +76,7 @@ pub fn serve(file: &Path) -> Result<()> {
     watched(&config, &engine)?;
     let mut lifesign = signals::Lifesign::ready(engine.config().job.len());
     log::info!("{} jobs of {}", engine.config().job.len(), file.display());
-    engine.run(&heard, &mut || lifesign.alive());
-    lifesign.stopping();
+    engine.run(&heard, &mut |stopping| lifesign.alive(stopping));
     log::info!("stopped");
     Ok(())
 }

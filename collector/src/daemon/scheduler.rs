@@ -122,6 +122,9 @@ impl Scheduler {
     /// What is covered until later than now tells that the clock was set back: that is waited for, unless it would be
     /// long.
     fn heed_the_clock(&mut self, now: u64) {
+        if self.memory.values().all(|memory| memory.covered <= now) {
+            return;
+        }
         for name in self.plans.keys().cloned().collect::<Vec<_>>() {
             let Some(memory) = self.memory.get_mut(&name).filter(|memory| memory.covered > now) else {
                 continue;

@@ -46,6 +46,7 @@ pub fn listen(events: Sender<Event>) -> Result<()> {
 pub struct Lifesign {
     every: Option<Duration>,
     last: Instant,
+    stopping: bool,
 }
 
 impl Lifesign {
@@ -53,20 +54,22 @@ impl Lifesign {
     pub fn ready(jobs: usize) -> Self {
         let status = format!("{jobs} jobs");
         tell(&[NotifyState::Ready, NotifyState::Status(&status)]);
-        Self { every: sd_notify::watchdog_enabled().map(|limit| limit / 3), last: Instant::now() }
+        Self {
+            every: sd_notify::watchdog_enabled().map(|limit| limit / 3),
+            last: Instant::now(),
+            stopping: false,
+        }
     }
 
-    /// The loop turns. Called at least once a second.
-    pub fn alive(&mut self) {
+    /// The loop turns, and the end has begun or not. Called at least once a second.
+    pub fn alive(&mut self, stopping: bool) {
+        if stopping && !std::mem::replace(&mut self.stopping, true) {
+            tell(&[NotifyState::Stopping]);
+        }
         if self.every.is_some_and(|every| self.last.elapsed() >= every) {
             self.last = Instant::now();
             tell(&[NotifyState::Watchdog]);
         }
-    }
-
-    /// The end has begun.
-    pub fn stopping(&self) {
-        tell(&[NotifyState::Stopping]);
     }
 }
 

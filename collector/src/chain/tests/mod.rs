@@ -2,7 +2,9 @@
 
 mod between;
 mod keeping;
+mod parity;
 mod pruning;
+mod rebuild;
 
 use super::*;
 use crate::block::{Extent, ExtentSet, Granularity};

@@ -22,7 +22,7 @@ pub(super) fn timeline(runs: &[&Report]) -> String {
     let sum: u64 = runs.iter().map(|run| run.stored_bytes).sum();
     let mut svg = format!(
         "<svg viewBox=\"0 0 {WIDTH} {}\" role=\"img\" aria-label=\"{} points, {} stored, the largest {}\">",
-        HEIGHT + 18,
+        HEIGHT,
         runs.len(),
         bytes(sum),
         bytes(most)
@@ -47,10 +47,11 @@ pub(super) fn timeline(runs: &[&Report]) -> String {
             if run.suspect.is_empty() { "" } else { ", suspect" }
         );
     }
-    axis(&mut svg, HEIGHT + 14, runs.first(), runs.last());
+    let when = |run: Option<&&Report>| run.map(|run| format!("{} UTC", time(run.began))).unwrap_or_default();
+    let ends = ends(&when(runs.first()), &when(runs.last()));
     let fulls = runs.iter().filter(|run| run.kind == "full").count();
     format!(
-        "{svg}</svg><p class=\"soft\">The last {} points and their sizes (logarithmic; full ones, {fulls}, darker): {} \
+        "{svg}</svg>{ends}<p class=\"soft\">The last {} points and their sizes (logarithmic; full ones, {fulls}, in the stronger colour): {} \
          stored.</p>",
         runs.len(),
         bytes(sum)
@@ -67,7 +68,7 @@ pub(super) fn heat(runs: &[&Report]) -> String {
     let tall = high * runs.len() as u64;
     let mut svg = format!(
         "<svg viewBox=\"0 0 {WIDTH} {}\" role=\"img\" aria-label=\"{}\">",
-        tall + 18,
+        tall,
         escaped(&hottest(&runs, part))
     );
     for (row, run) in runs.iter().enumerate() {
@@ -80,17 +81,16 @@ pub(super) fn heat(runs: &[&Report]) -> String {
             );
         }
     }
-    let _ =
-        write!(svg, "<rect class=\"frame\" x=\"0.5\" y=\"0.5\" width=\"{}\" height=\"{tall}\"/>", WIDTH - 1);
-    let y = tall + 14;
     let _ = write!(
         svg,
-        "<text x=\"0\" y=\"{y}\">0</text><text x=\"{WIDTH}\" y=\"{y}\" text-anchor=\"end\">{}</text>",
-        bytes(last.size)
+        "<rect class=\"frame\" x=\"0.5\" y=\"0.5\" width=\"{}\" height=\"{}\"/>",
+        WIDTH - 1,
+        tall - 1
     );
+    let ends = ends("0", &bytes(last.size));
     format!(
-        "{svg}</svg><p class=\"soft\">What changed where: the device from left to right, one line for each of the last {} \
-         increments, the newest below. {}</p>",
+        "{svg}</svg>{ends}<p class=\"soft\">What changed where: the device from left to right, one line for each of the last {} \
+         increments, the newest below; the more changed, the stronger the colour. {}</p>",
         runs.len(),
         escaped(&hottest(&runs, part))
     )
@@ -118,13 +118,7 @@ fn logarithmic(value: u64, most: u64) -> f64 {
     if most == 0 { 0.0 } else { (scale(value) / scale(most)).min(1.0) }
 }
 
-fn axis(svg: &mut String, y: u64, first: Option<&&Report>, last: Option<&&Report>) {
-    if let (Some(first), Some(last)) = (first, last) {
-        let _ = write!(
-            svg,
-            "<text x=\"0\" y=\"{y}\">{}</text><text x=\"{WIDTH}\" y=\"{y}\" text-anchor=\"end\">{} UTC</text>",
-            time(first.began),
-            time(last.began)
-        );
-    }
+/// What the two ends of a picture are.
+fn ends(left: &str, right: &str) -> String {
+    format!("<p class=\"ends\"><span>{left}</span><span>{right}</span></p>")
 }

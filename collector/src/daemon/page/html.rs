@@ -112,7 +112,7 @@ const COLUMNS: [&str; 7] = ["Job", "Of", "To", "When (UTC)", "Next", "Last", "St
 fn jobs(body: &mut String, shown: &Shown) {
     *body += "<h2>Jobs</h2><div class=\"wide\"><table><thead><tr>";
     for name in COLUMNS {
-        let _ = write!(body, "<th scope=\"col\">{name}</th>");
+        let _ = write!(body, "<th scope=\"col\"{}>{name}</th>", class_of(name));
     }
     *body += "</tr></thead><tbody>";
     for job in &shown.jobs {
@@ -130,12 +130,17 @@ fn jobs(body: &mut String, shown: &Shown) {
         ];
         *body += "<tr>";
         for (name, cell) in COLUMNS.iter().zip(cells) {
-            let class = if *name == "Stored" { " class=\"n\"" } else { "" };
-            let _ = write!(body, "<td{class} data-name=\"{name}\">{cell}</td>");
+            let cell = if cell.is_empty() { cell } else { format!("<span>{cell}</span>") };
+            let _ = write!(body, "<td{} data-name=\"{name}\">{cell}</td>", class_of(name));
         }
         *body += "</tr>";
     }
     *body += "</tbody></table></div>";
+}
+
+/// Numbers stand below each other.
+fn class_of(column: &str) -> &'static str {
+    if column == "Stored" { " class=\"n\"" } else { "" }
 }
 
 fn next(job: &JobShown, now: u64) -> String {
@@ -201,7 +206,7 @@ mod tests {
             let tag = &rest[at + 1..end];
             rest = &rest[end + 1..];
             let name = tag.trim_start_matches('/').split([' ', '/']).next().unwrap().to_owned();
-            assert!(tag.matches('"').count() % 2 == 0, "<{tag}>");
+            assert!(tag.matches('"').count().is_multiple_of(2), "<{tag}>");
             if name == "style" && !tag.starts_with('/') {
                 rest = &rest[rest.find("</style>").unwrap() + 8..];
             } else if tag.starts_with('/') {

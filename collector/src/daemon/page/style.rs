@@ -15,8 +15,8 @@ p{margin:.3rem 0}.soft{color:var(--soft)}.bad{color:var(--bad);font-weight:600}.
 .wide{overflow-x:auto}
 table{border-collapse:collapse;width:100%}
 th,td{text-align:left;padding:.3rem .6rem .3rem 0;border-bottom:1px solid var(--line);vertical-align:top}
-th{font-weight:600;color:var(--soft)}td.n{text-align:right;font-variant-numeric:tabular-nums}
-svg{display:block;width:100%;height:auto;margin:.3rem 0}svg text{fill:var(--soft);font:11px system-ui,sans-serif}
+th{font-weight:600;color:var(--soft)}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
+svg{display:block;width:100%;height:auto;margin:.3rem 0}.ends{display:flex;justify-content:space-between;color:var(--soft);font-size:.8rem;margin:0}
 .full{fill:var(--full)}.part{fill:var(--part)}.doubt{stroke:var(--bad);stroke-width:2}.heat{fill:var(--heat)}
 .frame{fill:none;stroke:var(--line)}
 input,button{font:inherit;padding:.4rem .6rem;border:1px solid var(--line);border-radius:4px;background:var(--back);

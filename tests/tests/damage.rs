@@ -53,8 +53,12 @@ impl Fixture<'_> {
         Ok(())
     }
 
-    /// Nothing but itself says that the newest point was ever made: without a catalogue its loss leaves no trace.
+    /// Nothing but itself says that the newest point was ever made: without a catalogue its loss leaves no trace. A spare
+    /// is of what is there anyway.
     fn cannot_be_noticed(&self, file: &Path, damage: Damage) -> bool {
+        if damage == Damage::Missing && file.starts_with(self.sound.join("spare")) {
+            return true;
+        }
         let newest = self.points.last().is_some_and(|(id, _)| file.to_string_lossy().contains(id));
         damage == Damage::Missing && newest && file.starts_with(self.sound.join("bak"))
     }

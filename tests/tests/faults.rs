@@ -27,22 +27,49 @@ fn m13_the_copier_dies_at_every_step() -> Result<()> {
     let device = Loop::new(&scratch, "disk", 12 << 20)?;
     fill(device.path(), &mut random)?;
     let care = Protected::new(&scratch, device.path())?;
+    dies_at_every_step(NAME, &care, &["repo.parity."], &mut random)
+}
+
+/// The same into an encrypted repository with parity, which is made after the point.
+#[test]
+fn the_copier_dies_at_every_step_of_an_encrypted_backup() -> Result<()> {
+    const NAME: &str = "faults::the_copier_dies_at_every_step_of_an_encrypted_backup";
+    skip_if!(host::no_tracking(), NAME);
+    let scratch = Scratch::new("m13-sealed")?;
+    let mut random = Random::for_test(NAME);
+    let device = Loop::new(&scratch, "disk", 12 << 20)?;
+    fill(device.path(), &mut random)?;
+    let mut care = Protected::new(&scratch, device.path())?;
+    let key = scratch.fresh("owner");
+    let key = key.to_str().context("path")?;
+    let public = care.home.ok(["key", "generate", key])?;
+    let repo = care.repo.to_str().context("path")?;
+    care.home.ok(["init", repo, "--recipient", public.trim(), "--parity", "34%"])?;
+    care.home.set("BLKDELTA_KEY_FILE", key);
+    dies_at_every_step(NAME, &care, &[], &mut random)
+}
+
+fn dies_at_every_step(name: &str, care: &Protected<'_>, but: &[&str], random: &mut Random) -> Result<()> {
     care.backup(&[])?;
-    // those of other verbs have tests of their own: reboot, resize, migrate, store::pruning
+    // those of other verbs have tests of their own: reboot, resize, migrate, encryption, store::pruning, store::parity
     let others = [
         "epoch.resize.",
         "migrate.",
         "record.",
         "repo.config.",
         "repo.copy.",
+        "repo.keys.",
         "repo.map.",
+        "repo.mend.",
         "repo.orphans.",
         "repo.read.",
+        "repo.spare.",
         "repo.superseded.",
         "repo.sweep.",
         "repo.tombstone.",
     ];
-    let others: Vec<&str> = others.into_iter().chain(["resume.", "save.", "start.", "track."]).collect();
+    let others = others.into_iter().chain(["resume.", "save.", "start.", "track."]);
+    let others: Vec<&str> = others.chain(but.iter().copied()).collect();
     let mut names = failpoints()?;
     names.retain(|name| !others.iter().any(|other| name.starts_with(other)));
     ensure!(names.len() > 5, "only these failpoints in the source: {names:?}");
@@ -50,14 +77,15 @@ fn m13_the_copier_dies_at_every_step() -> Result<()> {
     for name in &names {
         let kill = (format!("{name}=kill"), format!("{name}=error"), format!("{name}=kill@2"));
         for (arm, more) in [(&kill.0, &[][..]), (&kill.0, &["--full"]), (&kill.1, &[]), (&kill.2, &[])] {
-            if one_death(&care, arm, more, &mut random)? {
+            if one_death(care, arm, more, random)? {
                 never.retain(|n| n != name);
             }
         }
     }
     care.ensure_sound()?;
-    host::say(&format!("{NAME}: {} failpoints; not on the path of a backup: {never:?}", names.len()));
+    host::say(&format!("{name}: {} failpoints; not on the path of a backup: {never:?}", names.len()));
     ensure!(never.len() < names.len() / 2, "most failpoints were never reached: {never:?}");
+    ensure!(!never.iter().any(|name| name.starts_with("repo.parity.")), "parity was never made: {never:?}");
     Ok(())
 }
 

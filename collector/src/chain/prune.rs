@@ -97,6 +97,12 @@ fn sweep(repo: &Repository, lock: &DeviceLock, grace: Duration) -> Result<Swept>
         repo.drop_damaged_maps(lock, manifest, *hash)?;
     }
     let live = points.live_segments(&going)?;
+    let mut goes = BTreeSet::new();
+    for point in &going {
+        goes.append(&mut repo.going_with(&repo.tombstone(device, *point)?, &live)?);
+    }
+    // parity is removed before what it covers
+    repo.leave_out(lock, &goes)?;
     // children before their parents; all manifests first, so that no point that is still there misses a segment
     let rest = points.good.iter().rev().map(|(m, _)| &m.point).filter(|p| going.contains(p));
     for point in rest.clone() {

@@ -3,7 +3,7 @@
 use crate::block::Granularity;
 use crate::config::values::{compression, granularity};
 pub(super) use crate::config::values::{duration, part, size};
-use crate::format::Compression;
+use crate::format::{Compression, ParityShare};
 use crate::job::Since;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -281,6 +281,10 @@ pub struct Making {
     /// When a point has more than N points below it, merge them: it then stands alone
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub merge_every: Option<u32>,
+    /// Parity for what is stored: up to this share of the objects, 2% for example, may be lost or rot, and `repair` gives
+    /// them back; a repository that is made by this keeps to it
+    #[arg(long, value_name = "SHARE")]
+    pub parity: Option<ParityShare>,
     /// Copy what changed since this point, an id, `latest-full` or `latest`, and make it the parent (a differential);
     /// fails if the changes since then are not kept, see `keep-since`
     #[arg(long, value_name = "POINT")]

@@ -10,7 +10,7 @@ use super::show::bytes;
 use crate::copy::Watch;
 use crate::error::{Context, Error, Kind};
 use crate::format::SegmentId;
-use crate::repository::{self, Read, Report, Repository, Share};
+use crate::repository::{self, ParityState, Read, Report, Repository, Share};
 use crate::sys::publish;
 use crate::tracker::Places;
 use anyhow::Result;
@@ -152,9 +152,30 @@ fn words(report: &Report, read: Read) -> String {
         text +=
             &format!("{n} frames are there to the byte, but not looked into: this key cannot read them\n");
     }
+    text += &report.parity.as_ref().map(parity).unwrap_or_default();
     if report.unreferenced > 0 {
         text +=
             &format!("{} segments belong to no point (left by backups that failed)\n", report.unreferenced);
+    }
+    text
+}
+
+fn parity(state: &ParityState) -> String {
+    let (covered, groups) = (state.covered, state.groups);
+    let mut text = format!("parity covers {covered} objects in {groups} groups");
+    if state.uncovered > 0 {
+        text += &format!(", {} are not covered yet", state.uncovered);
+    }
+    if state.short > 0 {
+        text += &format!(", {} groups lack some of their parity", state.short);
+    }
+    text += "\n";
+    if !state.mendable.is_empty() {
+        let n = state.mendable.len();
+        text += &format!("{n} of the damaged objects are given back from parity by `blkdelta repair`\n");
+    }
+    for key in &state.beyond {
+        text += &format!("{key}: more is lost of its parity group than parity gives back\n");
     }
     text
 }

@@ -1,5 +1,6 @@
 //! `compact`: segments that are mostly dead are emptied, within bounds.
 
+use super::making::cover_if_free;
 use super::output::{Ending, print, print_json};
 use super::progress::{Bar, stop_flag};
 use super::show::{bytes, duration};
@@ -74,6 +75,9 @@ pub fn compact(args: &Compact, bandwidth: Option<u64>) -> Result<Ending> {
         };
         match chain::compact(&repo, &device, &limits, args.dry_run, &mut progress) {
             Ok(done) => {
+                if !args.dry_run {
+                    cover_if_free(&repo, &device);
+                }
                 left = left.saturating_sub(done.moved_bytes);
                 report.devices.push(done);
             }

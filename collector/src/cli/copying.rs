@@ -1,5 +1,6 @@
 //! `copy`.
 
+use super::making::cover_if_free;
 use super::output::{Ending, print, print_json, say};
 use super::progress::{Bar, stop_flag};
 use super::show::bytes;
@@ -120,6 +121,7 @@ pub fn copy(args: &Copy, source: &Source) -> Result<Ending> {
         bar.begin("copying", sending.to_send(&device, wanted)?);
         all.push(sending.send(&device, wanted, &progress)?);
     }
+    to.devices()?.iter().for_each(|device| cover_if_free(&to, device));
     bar.clear();
     if args.json {
         print_json(&all)?;
@@ -133,7 +135,7 @@ pub fn copy(args: &Copy, source: &Source) -> Result<Ending> {
 fn target(args: &Copy, source: &Source, encrypted: bool) -> Result<Repository> {
     let keys = args.keys.to(source);
     let opened = if args.decrypt {
-        Repository::open_or_create_with(&args.to, &NoKey)
+        Repository::open_or_create_as(&args.to, &NoKey, None)
     } else if encrypted {
         let new = "make one that is encrypted too with `blkdelta init --encrypt`, or say --decrypt";
         Repository::open_with(&args.to, &keys).map_err(|e| match e.kind() {
@@ -141,7 +143,7 @@ fn target(args: &Copy, source: &Source, encrypted: bool) -> Result<Repository> {
             _ => e,
         })
     } else {
-        Repository::open_or_create_with(&args.to, &keys)
+        Repository::open_or_create_as(&args.to, &keys, None)
     };
     Ok(opened.map_err(|e| whose_key(e.within("copy: the repository that is written")))?)
 }

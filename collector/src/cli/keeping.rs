@@ -1,5 +1,6 @@
 //! `merge` and `prune`: what stays in a repository.
 
+use super::making::cover_if_free;
 use super::output::{Ending, print, print_json};
 use super::show::{Table, bytes, duration};
 use crate::chain::{self, Chain, Policy, Pruned};
@@ -86,6 +87,8 @@ pub fn merge(args: &Merge) -> Result<Ending> {
     let lock = repo.lock(&device)?;
     let chain = Chain::resolve(&repo, &device, point)?;
     let map = chain.merge(&lock)?;
+    drop(lock);
+    cover_if_free(&repo, &device);
     if args.json {
         let made = map.map(|map| Merged {
             point: point.to_string(),
@@ -144,7 +147,12 @@ pub fn prune(args: &Prune) -> Result<Ending> {
         Report { dry_run: args.dry_run, devices: Vec::new(), skipped: Vec::new(), orphans: None };
     for device in devices {
         match chain::prune(&repo, &device, &policy, args.grace, args.dry_run) {
-            Ok(pruned) => report.devices.push(pruned),
+            Ok(pruned) => {
+                if !args.dry_run {
+                    cover_if_free(&repo, &device);
+                }
+                report.devices.push(pruned);
+            }
             Err(e) if e.kind() == Kind::Busy => report.skipped.push((device, e.to_string())),
             Err(e) => return Err(e.into()),
         }

@@ -4,7 +4,7 @@ use super::output::{Ending, print, print_json, say};
 use super::show::Table;
 use super::unlock::{NewPassphrase, Source};
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::{KeyId, NewKey, Opened, Shown, encode_private_key, public_half};
+use crate::format::{KeyId, NewKey, Opened, ParityShare, Shown, encode_private_key, public_half};
 use crate::repository::{KeySource, Repository};
 use crate::seal::{PrivateKey, PublicKey};
 use clap::{Args, Subcommand};
@@ -29,6 +29,10 @@ pub struct Init {
     /// Write a key with which a host can make backups here and not read them
     #[arg(long, value_name = "FILE")]
     write_key: Option<PathBuf>,
+    /// Parity for everything in it: up to this share of the objects, 2% for example, may be lost or rot, and `repair`
+    /// gives them back
+    #[arg(long, value_name = "SHARE")]
+    parity: Option<ParityShare>,
     /// For programs
     #[arg(long)]
     json: bool,
@@ -123,7 +127,7 @@ pub fn init(args: &Init, source: &Source) -> anyhow::Result<Ending> {
             return Err(exists(file).into());
         }
     }
-    let (repo, opened) = Repository::create_with(&args.repo, keys)?;
+    let (repo, opened) = Repository::create_as(&args.repo, keys, args.parity)?;
     if let (Some(file), Some(opened)) = (&args.write_key, &opened) {
         write_new(file, &opened.write_key()?.encode()?)?;
     }
@@ -137,7 +141,8 @@ pub fn init(args: &Init, source: &Source) -> anyhow::Result<Ending> {
         true => "encrypted; without one of these keys nothing in it can be read:",
         false => "not encrypted",
     };
-    print(&format!("repository {} in {}: {how}\n", made.repository, args.repo))?;
+    let parity = args.parity.map(|share| format!("parity {share}, ")).unwrap_or_default();
+    print(&format!("repository {} in {}: {parity}{how}\n", made.repository, args.repo))?;
     if encrypted {
         print(&table(&made.keys))?;
     }

@@ -9,8 +9,10 @@ use super::show::{bytes, duration, time};
 use super::unlock::memory;
 use crate::chain;
 use crate::epoch::Epochs;
+use crate::error::Error;
+use crate::format::{DeviceId, ParityShare};
 use crate::job::{self, DeviceSurvey, Outcome, Show, Subject, Wishes};
-use crate::repository::{Location, Repository};
+use crate::repository::{Location, Parity, Repository};
 use crate::source::LiveDevice;
 use crate::sys::device::BlockDevice;
 use crate::tracker::{Diagnostics, Places, Traffic, Watcher};
@@ -98,7 +100,7 @@ pub(super) fn make(args: &Making, full: bool, show: &dyn Show) -> Result<Outcome
         diagnostics.print();
     }
     let source = LiveDevice::open(&args.device)?;
-    let repo = Repository::open_or_create(&args.repo)?;
+    let repo = Repository::open_or_create_with_parity(&args.repo, args.parity)?;
     let subject = Subject {
         ident: job::identify_in(&repo, &device),
         number: Some(device.dev),
@@ -115,7 +117,48 @@ pub(super) fn make(args: &Making, full: bool, show: &dyn Show) -> Result<Outcome
         // the point is made; the next one tries again
         say(&format!("point {} was not merged: {error}", outcome.manifest.point));
     }
+    if let Err(error) = cover(&repo, &subject.ident.id, args.parity) {
+        let why = error.in_full();
+        say(&format!("the point is made; parity was not, the next backup or repair makes it: {why}"));
+    }
     Ok(outcome)
+}
+
+/// Parity for what has none yet, if it is wanted.
+pub(super) fn cover(
+    repo: &Repository,
+    device: &DeviceId,
+    asked: Option<ParityShare>,
+) -> Result<Parity, Error> {
+    let wanted = match asked {
+        Some(share) => Some(share),
+        None => repo.parity_wanted(device)?,
+    };
+    let Some(share) = wanted else { return Ok(Parity::default()) };
+    let made = repo.cover_with_parity(&repo.lock(device)?, share)?;
+    for (key, why) in &made.left {
+        say(&format!("warning: {key}: not covered by parity as it should be: {why}"));
+    }
+    Ok(made)
+}
+
+/// The same after other work, which is done whatever comes of this.
+pub(super) fn cover_if_free(repo: &Repository, device: &DeviceId) {
+    if let Err(error) = cover(repo, device, None) {
+        say(&format!("parity was not made, the next backup or repair makes it: {}", error.in_full()));
+    }
+}
+
+/// What making parity did, in words.
+pub(super) fn parity_words(made: &Parity) -> String {
+    let mut text = String::new();
+    if made.groups > 0 {
+        text += &format!("parity: {} groups written, {} objects newly covered\n", made.groups, made.covered);
+    }
+    for (key, why) in &made.left {
+        text += &format!("{key}: not covered by parity as it should be: {why}\n");
+    }
+    text
 }
 
 fn remember(repo: &Repository, outcome: &Outcome) {

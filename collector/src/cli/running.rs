@@ -309,6 +309,8 @@ impl Task<'_> {
             allow_store_on_device: table.allow_store_on_device,
             compression: *self.job.compression,
             merge_every: self.job.merge_every,
+            // as the repository says
+            parity: None,
             since: self.job.since.as_ref().map(|since| **since),
         }
     }
@@ -328,6 +330,7 @@ impl Task<'_> {
             Err(error) if error.kind() == Kind::Busy => return Ok(None),
             Err(error) => return Err(error.within(format!("prune after job {}", self.name)).into()),
         };
+        making::cover_if_free(&repo, device);
         keep(&stamp, b"")?;
         Ok(Some(pruned.plan.drop.len() as u64))
     }

@@ -18,6 +18,8 @@ pub enum ObjectKind {
     Segment,
     /// Pieces of one point.
     Index,
+    /// Parity of other objects.
+    Parity,
 }
 
 impl ObjectKind {
@@ -25,18 +27,21 @@ impl ObjectKind {
         match self {
             Self::Segment => *b"blkdSEG\n",
             Self::Index => *b"blkdIDX\n",
+            Self::Parity => *b"blkdPAR\n",
         }
     }
     const fn end_magic(self) -> [u8; 8] {
         match self {
             Self::Segment => *b"blkdSEGe",
             Self::Index => *b"blkdIDXe",
+            Self::Parity => *b"blkdPARe",
         }
     }
     const fn word(self) -> &'static str {
         match self {
             Self::Segment => "segment",
             Self::Index => "index",
+            Self::Parity => "parity object",
         }
     }
 }
@@ -52,7 +57,7 @@ pub struct Header {
     pub compatible: u32,
     /// The repository it belongs to.
     pub repository: RepositoryId,
-    /// Its own name: of the segment, or of the index's point. An object under another's name is found by this.
+    /// Its own name: of the segment, of the index's point, of the parity's group. An object under another's name is found by this.
     pub id: [u8; 16],
 }
 
@@ -146,7 +151,7 @@ pub struct Trailer {
     pub footer_at: u64,
     /// Bytes of the footer.
     pub footer_len: u64,
-    /// Frames of a segment, chunks of an index.
+    /// Frames of a segment, chunks of an index, members of a parity group.
     pub count: u64,
     /// XXH3-128 of the footer.
     pub footer_hash: u128,

@@ -76,6 +76,10 @@ ulid_name!(
     /// Name of a key in a repository's key ring: a ULID.
     KeyId, "key"
 );
+ulid_name!(
+    /// Name of a group of objects that parity covers: a ULID, new with every change.
+    GroupId, "parity group"
+);
 
 impl SegmentId {
     /// The folder it lies in: its last byte as two hexadecimal digits, so that folders fill evenly.

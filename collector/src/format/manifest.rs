@@ -1,7 +1,7 @@
 //! What a recovery point is, and what a repository is: the two JSON objects.
 
 use super::envelope::{Body, open, open_either, seal};
-use super::{Blake3, CELL, DeviceId, MAX_DEVICE, PointId, RepositoryId, SegmentId, damaged};
+use super::{Blake3, CELL, DeviceId, MAX_DEVICE, ParityShare, PointId, RepositoryId, SegmentId, damaged};
 use crate::block::Granularity;
 use crate::error::Result;
 use crate::seal::Cover;
@@ -22,6 +22,9 @@ pub struct RepositoryConfig {
     pub cell: u64,
     /// The program that made it.
     pub tool: String,
+    /// Parity for everything in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parity: Option<ParityShare>,
     /// Everything in it is sealed, but this and the key ring.
     #[serde(skip)]
     pub encrypted: bool,

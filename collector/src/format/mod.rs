@@ -4,6 +4,7 @@
 //!   repo.json, manifest, …{"check":"<blake3>", magic, version, flags, crypto, "body": {...}}
 //!   segment               header | frames ...            | frame table        | trailer
 //!   index                 header | chunks of pieces ...  | segments, directory | trailer
+//!   parity                header | one shard             | what it covers | trailer
 //!   catalogue             root, pages of nodes: the files of a group's point, in its image
 //!   record, saved map     what is kept of a tracked device over a reboot (not in a repository)
 //! ```
@@ -24,6 +25,7 @@ mod index;
 mod keyfile;
 mod keyring;
 mod manifest;
+mod parity;
 mod saved;
 mod segment;
 mod varint;
@@ -41,7 +43,7 @@ pub use frame::{
 };
 pub use hash::{Blake3, FrameHash};
 pub use header::{HEADER_LEN, Header, ObjectKind, TRAILER_LEN, Trailer};
-pub use ids::{DeviceId, KeyId, PointId, RepositoryId, SegmentId};
+pub use ids::{DeviceId, GroupId, KeyId, PointId, RepositoryId, SegmentId};
 pub use index::{ChunkEntry, INDEX_ENTRY_LEN, IndexFooter, SEGMENT_ENTRY_LEN, SegmentRef};
 pub use keyfile::{Credential, WriteKey, decode_key_file, encode_private_key, public_half};
 pub use keyring::{KeyRing, NewKey, Opened, Shown};
@@ -49,6 +51,7 @@ pub use manifest::{
     Consistency, DeviceIdent, EpochRange, Files, Geometry, IndexRef, MAX_REBUILD, Manifest, ParentRef,
     PassStats, PointKind, Rebuild, RepositoryConfig, Totals,
 };
+pub use parity::{Covered, MAX_MEMBERS, MAX_PARITY, ParityShare, ParityTable, SHARD_STEP};
 pub use saved::{Base, ListRef, Record, Saved, SavedMap, StartPoint, Witness};
 pub use segment::{
     MAX_SEGMENT, SEGMENT_FRAMES, SEGMENT_TARGET, SESSIONS_HEAD, SegmentBuilder, SegmentTable, StoredFrame,

@@ -2,6 +2,7 @@
 
 use super::examine::{Examined, examine};
 use super::index::IndexReader;
+use super::parity::ParityState;
 use super::share::{Read, Share, choose};
 use super::{PointState, Repository, keys};
 use crate::error::{Kind, Result};
@@ -39,6 +40,8 @@ pub struct Report {
     pub superseded: u64,
     /// Which segments were read, if any.
     pub share: Option<Share>,
+    /// How things stand with parity, if there is any.
+    pub parity: Option<ParityState>,
 }
 
 /// One thing that is wrong.
@@ -71,32 +74,18 @@ pub fn check_some(repo: &Repository, read: Read, progress: &mut dyn FnMut(u64, u
     let chosen = BTreeSet::new();
     let mut check = Check { repo, found, users, waiting, chosen, report: Report::default() };
     let points = check.points()?;
-    let mut indexes = Vec::new();
-    for (manifest, map) in &points {
-        let own = check.repo.index(manifest);
-        let told = (manifest.index, manifest.totals.covered_bytes);
-        let key = keys::index(&manifest.device.id, manifest.point);
-        if let Some(map) = map.as_ref().filter(|map| map.sole) {
-            // what it names may have moved: the map alone shows the point
-            check.superseded(&key, own)?;
-            for (number, earlier) in check.repo.earlier_maps(manifest, map)? {
-                check.superseded(&keys::map(&map.device, map.point, number), earlier)?;
-            }
-        } else {
-            indexes.extend(check.index(&key, manifest.point, own, told, read_data)?);
-        }
-        if let Some(map) = map {
-            let key = keys::map(&map.device, map.point, map.number);
-            let opened = check.repo.map_index(map, manifest.geometry.size);
-            let told = (map.index, map.covered_bytes);
-            indexes.extend(check.index(&key, map.point, opened, told, read_data)?);
-        }
-    }
+    let indexes = check.indexes(&points, read_data)?;
     check.strays(&points)?;
     check.segments(read, progress)?;
     if read_data {
         for (point, index) in &indexes {
             check.compare(*point, index)?;
+        }
+    }
+    check.parity(matches!(read, Read::All))?;
+    if read_data {
+        for (object, what) in repo.spare_damage(&points)? {
+            check.damage(&object, what, []);
         }
     }
     check.spread(&points);
@@ -185,6 +174,36 @@ impl Check<'_> {
         let opened = self.repo.map_index(&map, manifest.geometry.size).map(drop);
         let key = keys::map(&map.device, map.point, map.number);
         Ok(self.judge(&key, &[], opened)?.map(|()| map))
+    }
+
+    /// Every index that shows a point, and what is superseded.
+    fn indexes(
+        &mut self,
+        points: &[(Manifest, Option<PointMap>)],
+        read_data: bool,
+    ) -> Result<Vec<(PointId, IndexReader)>> {
+        let mut indexes = Vec::new();
+        for (manifest, map) in points {
+            let own = self.repo.index(manifest);
+            let told = (manifest.index, manifest.totals.covered_bytes);
+            let key = keys::index(&manifest.device.id, manifest.point);
+            if let Some(map) = map.as_ref().filter(|map| map.sole) {
+                // what it names may have moved: the map alone shows the point
+                self.superseded(&key, own)?;
+                for (number, earlier) in self.repo.earlier_maps(manifest, map)? {
+                    self.superseded(&keys::map(&map.device, map.point, number), earlier)?;
+                }
+            } else {
+                indexes.extend(self.index(&key, manifest.point, own, told, read_data)?);
+            }
+            if let Some(map) = map {
+                let key = keys::map(&map.device, map.point, map.number);
+                let opened = self.repo.map_index(map, manifest.geometry.size);
+                let told = (map.index, map.covered_bytes);
+                indexes.extend(self.index(&key, map.point, opened, told, read_data)?);
+            }
+        }
+        Ok(indexes)
     }
 
     /// An index: footer, every chunk, every piece inside its segment; with `whole`, the hash of all its bytes.
@@ -326,6 +345,15 @@ impl Check<'_> {
                 self.damage(index.key(), what, [point]);
             }
         }
+        Ok(())
+    }
+
+    /// How far parity gives back what is harmed; what of it is itself damaged.
+    fn parity(&mut self, read: bool) -> Result<()> {
+        let damaged = self.found.keys().map(|(object, _)| object.clone()).collect();
+        let (state, broken) = self.repo.parity_state(&damaged, read)?;
+        self.report.parity = state;
+        broken.into_iter().for_each(|(object, what)| self.damage(&object, what, []));
         Ok(())
     }
 

@@ -118,13 +118,41 @@ impl Repository {
             match map.and_then(|map| self.map_index(&map, manifest.geometry.size)) {
                 Err(e) if e.kind() == Kind::Damaged => {
                     log::warn!("map {number} of point {point} is damaged and not needed: removed");
-                    self.store().delete(&keys::map_commit(device, point, number))?;
-                    self.store().delete(&keys::map(device, point, number))?;
+                    self.leave_out(lock, &self.keys_of_map(device, point, number))?;
+                    self.drop_map(device, point, number)?;
                 }
                 other => drop(other?),
             }
         }
         Ok(())
+    }
+
+    /// The keys of a map: commit and index.
+    pub(super) fn keys_of_map(&self, device: &DeviceId, point: PointId, number: u32) -> BTreeSet<String> {
+        [keys::map_commit(device, point, number), keys::map(device, point, number)].into()
+    }
+
+    /// Everything that [`sweep`](Self::sweep) removes of a buried point.
+    ///
+    /// # Errors
+    /// If its index or a map cannot be read.
+    pub(crate) fn going_with(
+        &self,
+        tombstone: &Tombstone,
+        live: &BTreeSet<SegmentId>,
+    ) -> Result<BTreeSet<String>> {
+        let (device, point) = (&tombstone.device, tombstone.point);
+        let segments = self.told_by_buried(tombstone)?;
+        let mut going: BTreeSet<String> = segments.difference(live).map(|id| keys::segment(*id)).collect();
+        for number in self.maps_of(device, point)? {
+            going.append(&mut self.keys_of_map(device, point, number));
+        }
+        going.extend([
+            keys::manifest(device, point),
+            keys::index(device, point),
+            keys::tombstone(device, point),
+        ]);
+        Ok(going)
     }
 
     fn with_maps(
@@ -174,7 +202,7 @@ impl Repository {
         let (device, point) = (&tombstone.device, tombstone.point);
         own(lock, device)?;
         let mut swept = Swept { points: 1, ..Swept::default() };
-        for segment in self.segments_of_buried(tombstone)?.difference(live) {
+        for segment in self.told_by_buried(tombstone)?.difference(live) {
             let key = keys::segment(*segment);
             match self.store().len(&key) {
                 Ok(length) => (swept.segments, swept.bytes) = (swept.segments + 1, swept.bytes + length),
@@ -184,16 +212,32 @@ impl Repository {
             self.store().delete(&key)?;
             failpoint("repo.sweep.segment-gone")?;
         }
+        self.drop_spare(device, point, 0)?;
         self.store().delete(&keys::index(device, point))?;
         failpoint("repo.sweep.index-gone")?;
-        // highest first, each commit before its index: what is left is always what is used
+        // highest first: what is left is always what is used
         for number in self.maps_of(device, point)?.into_iter().rev() {
-            self.store().delete(&keys::map_commit(device, point, number))?;
-            self.store().delete(&keys::map(device, point, number))?;
+            self.drop_map(device, point, number)?;
         }
         failpoint("repo.sweep.maps-gone")?;
         self.store().delete(&keys::tombstone(device, point))?;
         Ok(swept)
+    }
+
+    /// The segments of a buried point, as far as they can be told. What its damaged index does not tell stays behind for a
+    /// sweep of what nothing names; else one rotten object of a dropped point would stop every prune to come.
+    fn told_by_buried(&self, tombstone: &Tombstone) -> Result<BTreeSet<SegmentId>> {
+        self.segments_of_buried(tombstone).or_else(|e| match e.kind() {
+            Kind::Damaged => {
+                log::warn!(
+                    "segments of the dropped point {} cannot be told: {}",
+                    tombstone.point,
+                    e.in_full()
+                );
+                Ok(BTreeSet::new())
+            }
+            _ => Err(e),
+        })
     }
 
     /// The segments of a buried point whose manifest may be gone. No index: an earlier sweep came that far.

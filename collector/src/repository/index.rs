@@ -67,6 +67,11 @@ impl IndexWriter {
         writer
     }
 
+    /// Sealed with other keys than the repository's newest.
+    pub fn with_keys(self, keys: Option<Arc<Keys>>) -> Self {
+        Self { keys, ..self }
+    }
+
     fn append(&mut self, bytes: &[u8]) {
         self.hasher.update(bytes);
         self.buffer.extend_from_slice(bytes);

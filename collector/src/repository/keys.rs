@@ -1,6 +1,6 @@
 //! The objects' keys. Made from checked names only; compared whole, never by prefix.
 
-use crate::format::{DeviceId, PointId, RepositoryId, SegmentId};
+use crate::format::{DeviceId, GroupId, PointId, RepositoryId, SegmentId};
 
 pub(super) const CONFIG: &str = "repo.json";
 
@@ -28,6 +28,48 @@ pub(super) fn map_commit(device: &DeviceId, point: PointId, number: u32) -> Stri
 
 pub(super) fn tombstone(device: &DeviceId, point: PointId) -> String {
     format!("del/{device}/{point}.json")
+}
+
+/// The spare of map `number` of a point; 0: of its own index.
+pub(super) fn spare(device: &DeviceId, point: PointId, number: u32) -> String {
+    format!("spare/{device}/{point}/{number}")
+}
+
+/// The spare of a map's commit.
+pub(super) fn spare_commit(device: &DeviceId, point: PointId, number: u32) -> String {
+    format!("spare/{device}/{point}/{number}.json")
+}
+
+/// The point and number of a spare's key; true: it is of a commit.
+pub(super) fn parse_spare(key: &str) -> Option<(DeviceId, PointId, u32, bool)> {
+    parse_map(&format!("map/{}", key.strip_prefix("spare/")?))
+}
+
+/// A copy of `repo.json`, where there is parity.
+pub(super) const CONFIG_COPY: &str = "par/repo.json";
+
+/// The parity object number `number` of a group.
+pub(super) fn parity(device: &DeviceId, group: GroupId, number: u16) -> String {
+    format!("par/{device}/{group}/{number}")
+}
+
+/// The group and number of a parity object's key.
+pub(super) fn parse_parity(key: &str) -> Option<(DeviceId, GroupId, u16)> {
+    let (device, rest) = key.strip_prefix("par/")?.split_once('/')?;
+    let (group, number) = rest.split_once('/')?;
+    let (device, group, number) = (DeviceId::new(device).ok()?, group.parse().ok()?, number.parse().ok()?);
+    (key == parity(&device, group, number)).then_some((device, group, number))
+}
+
+/// Parity of a device's objects may cover an object of this key: a segment, or of this device a manifest, an index, a
+/// map or its commit, a tombstone.
+pub(super) fn has_parity(device: &DeviceId, key: &str) -> bool {
+    let of = |found: Option<DeviceId>| found.is_some_and(|found| found == *device);
+    parse_segment(key).is_some()
+        || of(parse_index(key).map(|(found, _)| found))
+        || of(parse_manifest(key).map(|(found, _)| found))
+        || of(parse_map(key).map(|(found, ..)| found))
+        || of(parse_tombstone(key).map(|(found, _)| found))
 }
 
 /// The folder of an encrypted repository's key rings. The repository's own name is in it, so that what a creation that
@@ -120,6 +162,25 @@ mod tests {
             assert!(of_a_ring(&ring(repository, number, copy)));
         }
         assert!(!of_a_ring("key/x/1.json") && !of_a_ring(&format!("key/{repository}/01.json")));
+        let group = GroupId::generate();
+        assert_eq!(parse_parity(&parity(&device, group, 7)), Some((device.clone(), group, 7)));
+        assert_eq!(parse_parity(&format!("par/web1/{group}/07")), None);
+        assert_eq!(parse_parity(CONFIG_COPY), None);
+        for good in [
+            segment(id),
+            index(&device, point),
+            manifest(&device, point),
+            map(&device, point, 7),
+            map_commit(&device, point, 7),
+            tombstone(&device, point),
+        ] {
+            assert!(has_parity(&device, &good), "{good}");
+            let elsewhere = has_parity(&DeviceId::new("web10").unwrap(), &good);
+            assert_eq!(elsewhere, good.starts_with("seg/"), "{good}");
+        }
+        for bad in ["repo.json", "lock/web1", "../x", "bak/web1/../../x", "quarantine/x", "/etc/passwd", ""] {
+            assert!(!has_parity(&device, bad), "{bad}");
+        }
         assert_eq!(parse_map(&format!("map/web1/{point}/07")), None);
         assert_eq!(parse_tombstone(&tombstone(&device, point)), Some((device, point)));
     }

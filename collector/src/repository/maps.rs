@@ -106,7 +106,9 @@ impl Repository {
         let number = self.mapped(device)?.get(&point).map_or(1, |n| n + 1);
         self.store().settle()?;
         let key = keys::map(device, point, number);
-        // of a merge that died before its commit
+        // of a merge that died before its commit, or whose commit was lost
+        self.leave_out(lock, &self.keys_of_map(device, point, number))?;
+        self.drop_spare(device, point, number)?;
         if self.store().len(&key).is_ok() {
             self.store().delete(&key)?;
         }
@@ -135,7 +137,15 @@ impl Repository {
         };
         lock.holds()?;
         self.commit_map(&map)?;
+        self.keep_spare_of_map(&map)?;
         Ok(map)
+    }
+
+    /// Removes a map: its spare, its commit, its index, so that what is left is never used.
+    pub(super) fn drop_map(&self, device: &DeviceId, point: PointId, number: u32) -> Result<()> {
+        self.drop_spare(device, point, number)?;
+        self.store().delete(&keys::map_commit(device, point, number))?;
+        self.store().delete(&keys::map(device, point, number))
     }
 
     fn commit_map(&self, map: &PointMap) -> Result<()> {

@@ -8,6 +8,8 @@
 //!   lock/<device>                   one writer per device: flock, or over the network a lease
 //!   map/<device>/<point>/<n>        an index of the point's whole image, by a merge or compaction
 //!   del/<device>/<point>.json       tombstone: the point is not wanted any more
+//!   spare/<device>/<point>/<n>      bytes of an index that nothing else gives back, once more
+//!   par/<device>/<group>/<n>        parity, where it is wanted: written last of all, never needed
 //!   key/<repository>/<n>.json       of an encrypted repository: who can open it
 //! ```
 //!
@@ -33,12 +35,14 @@ mod net;
 mod open;
 mod orphans;
 mod overlay;
+mod parity;
 mod points;
 mod read;
 mod rebuild;
 mod resealing;
 mod run;
 mod share;
+mod spare;
 mod store;
 mod stream;
 mod superseded;
@@ -55,6 +59,7 @@ pub use lock::DeviceLock;
 pub use memory::Memory;
 pub use net::Access;
 pub use open::Repository;
+pub use parity::{Parity, ParityState, mend_config};
 pub use points::{PointEntry, PointState};
 pub use read::{Content, Piece, Stored};
 pub use share::{Read, Share};

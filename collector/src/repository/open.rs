@@ -7,7 +7,9 @@ use super::unlock::{self, KeySource};
 use super::unseal::Found;
 use super::{keys, tool, unix_millis};
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::{CELL, KeyRing, MAX_ENVELOPE, Manifest, NewKey, Opened, RepositoryConfig, RepositoryId};
+use crate::format::{
+    CELL, KeyRing, MAX_ENVELOPE, Manifest, NewKey, Opened, ParityShare, RepositoryConfig, RepositoryId,
+};
 use crate::seal::Keys;
 use crate::sys::{failpoint, sync_folder};
 use std::path::Path;
@@ -44,6 +46,18 @@ impl Repository {
     /// # Errors
     /// As [`create`](Self::create).
     pub fn create_with(location: &str, keys: Vec<(NewKey, String)>) -> Result<(Self, Option<Opened>)> {
+        Self::create_as(location, keys, None)
+    }
+
+    /// The same, with parity for everything that is stored in it.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn create_as(
+        location: &str,
+        keys: Vec<(NewKey, String)>,
+        parity: Option<ParityShare>,
+    ) -> Result<(Self, Option<Opened>)> {
         let place = Location::parse(location)?;
         let what = || format!("create repository {place}");
         if let Some(folder) = place.folder() {
@@ -64,6 +78,7 @@ impl Repository {
             created: unix_millis(),
             cell: CELL,
             tool: tool(),
+            parity,
             encrypted: !keys.is_empty(),
         };
         // the key ring comes before `repo.json`: with that, the repository exists, and can be opened
@@ -118,14 +133,26 @@ impl Repository {
     /// # Errors
     /// As [`open`](Self::open) and [`create`](Self::create).
     pub fn open_or_create(location: &str) -> Result<Self> {
-        Self::open_or_create_with(location, unlock::chosen())
+        Self::open_or_create_with_parity(location, None)
     }
 
-    /// The same, if it is encrypted with the key that `source` gives.
+    /// The same; one that is made gets parity, if that is wanted.
     ///
     /// # Errors
     /// As [`open_or_create`](Self::open_or_create).
-    pub fn open_or_create_with(location: &str, source: &dyn KeySource) -> Result<Self> {
+    pub fn open_or_create_with_parity(location: &str, parity: Option<ParityShare>) -> Result<Self> {
+        Self::open_or_create_as(location, unlock::chosen(), parity)
+    }
+
+    /// The same, if it is encrypted with the key that `source` gives; one that is made gets parity, if that is wanted.
+    ///
+    /// # Errors
+    /// As [`open_or_create`](Self::open_or_create).
+    pub fn open_or_create_as(
+        location: &str,
+        source: &dyn KeySource,
+        parity: Option<ParityShare>,
+    ) -> Result<Self> {
         let opened = Self::open_with(location, source);
         if opened.as_ref().err().map(Error::kind) != Some(Kind::NotFound) {
             return opened;
@@ -134,7 +161,7 @@ impl Repository {
             // never a readable one in place of an encrypted one that is not there
             return opened.map_err(|e| e.hint("`blkdelta init --encrypt` makes an encrypted one"));
         }
-        match Self::create(location) {
+        match Self::create_as(location, Vec::new(), parity).map(|(made, _)| made) {
             // another process was faster
             Err(e) if e.kind() == Kind::Exists => Self::open_with(location, source).map_err(|_| e),
             created => created,

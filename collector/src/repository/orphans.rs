@@ -20,33 +20,98 @@ impl Repository {
     pub fn sweep_orphans(&self, grace: Duration) -> Result<Swept> {
         // whoever begins after this makes only objects younger than `before`
         let before = unix_millis().saturating_sub(grace.as_millis() as u64);
-        let _locks = self.lock_all()?;
+        let mut locks = self.lock_all()?;
         let segments = self.store().list("seg")?;
         let named = self.named()?;
         failpoint("repo.orphans.begin")?;
         let mut swept = Swept::default();
+        let orphans = self.orphans(&named, segments, before)?;
+        self.uncover(&mut locks, &orphans)?;
+        for (key, length) in orphans {
+            if let Some(length) = length {
+                failpoint("repo.orphans.segment")?;
+                (swept.segments, swept.bytes) = (swept.segments + 1, swept.bytes + length);
+            }
+            self.store().delete(&key)?;
+        }
+        self.sweep_unfinished(before)?;
+        Ok(swept)
+    }
+
+    /// What nothing names and is older than `before`; of segments with their lengths.
+    fn orphans(&self, named: &Named, segments: Vec<(String, u64)>, before: u64) -> Result<Vec<Orphan>> {
+        let mut orphans = Vec::new();
         for (key, _) in self.store().list("idx")? {
             let Some((device, point)) = keys::parse_index(&key) else { continue };
             if !named.points.contains(&(device, point)) && point.unix_millis() < before {
-                self.store().delete(&key)?;
+                orphans.push((key, None));
             }
         }
         for (key, _) in self.store().list("map")? {
             let Some((device, point, number, false)) = keys::parse_map(&key) else { continue };
             if !named.maps.contains(&(device, point, number)) {
-                self.store().delete(&key)?;
+                orphans.push((key, None));
+            }
+        }
+        for (key, _) in self.store().list("spare")? {
+            let Some((device, point, number, _)) = keys::parse_spare(&key) else { continue };
+            // of an index; of a map, a spare that lost its map is what gives it back
+            let named = named.points.contains(&(device, point));
+            if !named && (number > 0 || point.unix_millis() < before) {
+                orphans.push((key, None));
             }
         }
         for (key, length) in segments {
             let Some(id) = keys::parse_segment(&key) else { continue };
             if !named.segments.contains(&id) && id.unix_millis() < before {
-                failpoint("repo.orphans.segment")?;
-                self.store().delete(&key)?;
-                (swept.segments, swept.bytes) = (swept.segments + 1, swept.bytes + length);
+                orphans.push((key, Some(length)));
             }
         }
-        self.sweep_unfinished(before)?;
-        Ok(swept)
+        Ok(orphans)
+    }
+
+    /// A map that is lost named segments that nothing else names: where one is missing that must have been there, nothing
+    /// can be told.
+    fn nothing_is_lost(&self, named: &Named, parents: &[Link]) -> Result<()> {
+        let lost = |what: String| {
+            let text = format!("look for what nothing names: {what}, and what it named is unknown");
+            Err(Error::new(Kind::Damaged, text).hint("run `blkdelta repair`"))
+        };
+        for (device, point, parent) in parents {
+            let alone = named.maps.iter().any(|(d, p, _)| (d, p) == (device, point));
+            if !alone && !named.points.contains(&(device.clone(), *parent)) {
+                return lost(format!("point {point} has neither its parent nor a map"));
+            }
+        }
+        for (key, _) in self.store().list("spare")? {
+            let Some((device, point, number, true)) = keys::parse_spare(&key) else { continue };
+            let there = named.maps.contains(&(device.clone(), point, number));
+            if !there && named.points.contains(&(device, point)) {
+                return lost(format!("map {number} of point {point} is missing"));
+            }
+        }
+        Ok(())
+    }
+
+    /// What nothing names may be named by what is lost: where parity knows of that, nothing goes.
+    fn uncover(&self, locks: &mut Vec<DeviceLock>, orphans: &[Orphan]) -> Result<()> {
+        if orphans.is_empty() {
+            return Ok(());
+        }
+        let goes: BTreeSet<String> = orphans.iter().map(|(key, _)| key.clone()).collect();
+        for device in self.devices_with_parity()? {
+            if !locks.iter().any(|lock| *lock.device() == device) {
+                locks.push(self.lock(&device)?);
+            }
+            if let Some(key) = self.missing_of_parity(&device)? {
+                let text = format!("look for what nothing names: {key} is missing, which parity covers");
+                return Err(Error::new(Kind::Damaged, text).hint("run `blkdelta repair`"));
+            }
+            if let Some(lock) = locks.iter().find(|lock| *lock.device() == device) {
+                self.leave_out(lock, &goes)?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes files of a local store that a writer which died was filling: `NAME#1`, hidden from every listing.
@@ -87,7 +152,7 @@ impl Repository {
 
     /// Everything that points, tombstones and maps name.
     fn named(&self) -> Result<Named> {
-        let mut named = Named::default();
+        let (mut named, mut parents) = (Named::default(), Vec::new());
         for entry in self.all_points()? {
             let PointState::Good { manifest, hash } = &entry.state else {
                 let text =
@@ -95,6 +160,7 @@ impl Repository {
                 return Err(Error::new(Kind::Damaged, text).hint("run `blkdelta check`"));
             };
             named.segments.append(&mut self.segments_of(manifest, *hash)?);
+            parents.extend(manifest.parent.map(|parent| (entry.device.clone(), entry.id, parent.point)));
             named.points.insert((entry.device, entry.id));
         }
         // a sweep that died needs the index to go on
@@ -103,9 +169,16 @@ impl Repository {
             named.segments.append(&mut self.segments_of_buried(&self.tombstone(&device, point)?)?);
         }
         named.maps = self.committed_maps("map")?.into_iter().collect();
+        self.nothing_is_lost(&named, &parents)?;
         Ok(named)
     }
 }
+
+/// A device, a point of it, and that point's parent.
+type Link = (DeviceId, PointId, PointId);
+
+/// A key, and the length if it is a segment's.
+type Orphan = (String, Option<u64>);
 
 #[derive(Default)]
 struct Named {

@@ -9,16 +9,18 @@
 //! is removed that can be read; what is set aside lies in `quarantine/` under its own key, whole, before it goes.
 
 use super::index::IndexWriter;
+use super::lock::DeviceLock;
 use super::overlay::{PieceStream, stack};
 use super::run::Run;
 use super::{Repository, is_harm, keys, lost};
 use crate::block::Extent;
 use crate::error::{Error, Kind, Result};
 use crate::format::{
-    Blake3, CELL, EncodedFrame, MAX_SEGMENT, Manifest, Piece, PieceContent, SegmentId, SegmentRef,
-    SegmentTable, damaged,
+    Blake3, EncodedFrame, MAX_SEGMENT, Manifest, Piece, PieceContent, SegmentId, SegmentRef, damaged,
 };
+use crate::seal::Keys;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// Where what cannot be used is kept, under its own key.
 const QUARANTINE: &str = "quarantine";
@@ -58,34 +60,47 @@ impl Repository {
         };
         let mut segments = Vec::with_capacity(ids.len());
         for id in ids {
-            segments.push(self.sound_segment(id).map_err(|e| lost(e).within(what()))?);
+            segments.push(self.segment_lying(id).map_err(|e| lost(e).within(what()))?);
         }
-        let measuring = IndexWriter::measuring(self, key.clone(), manifest.point);
-        let measured = self.write_rebuilt(manifest, &segments, measuring)?;
-        if measured != manifest.index {
+        let Some(keys) = self.keys_that_give(manifest, &segments)? else {
             let why = "the segments give another index than the manifest was written for";
             return Err(Error::new(Kind::Damaged, format!("{}: {why}", what())));
-        }
+        };
         if dry_run {
             return Ok(());
         }
         self.set_aside(&key)?;
-        let writing = IndexWriter::new(self, key, manifest.point);
+        let writing = IndexWriter::new(self, key, manifest.point).with_keys(keys);
         self.write_rebuilt(manifest, &segments, writing)?;
         self.expect_index(manifest).map(drop)
     }
 
-    /// A segment whose every frame is what was written, and the hash of all of it.
-    fn sound_segment(&self, id: SegmentId) -> Result<SegmentRef> {
-        let bytes = self.store().get(&keys::segment(id), MAX_SEGMENT)?;
-        let table = SegmentTable::decode_with(self.keys().map(AsRef::as_ref), self.uuid(), id, &bytes)?;
-        let (mut raw, mut buf) = (vec![0; CELL as usize], Vec::new());
-        for frame in &table.frames {
-            let at = frame.offset as usize;
-            let stored = bytes.get(at..at + frame.meta.stored_len as usize).unwrap_or_default();
-            let content = raw.get_mut(..frame.meta.extent.length as usize).unwrap_or_default();
-            self.decode(&frame.meta, id, stored, &mut buf, content)?;
+    /// With which keys the segments give the very index of the manifest; those of the generation that sealed it.
+    fn keys_that_give(
+        &self,
+        manifest: &Manifest,
+        segments: &[SegmentRef],
+    ) -> Result<Option<Option<Arc<Keys>>>> {
+        let key = keys::index(&manifest.device.id, manifest.point);
+        let all = match self.keys() {
+            None => vec![None],
+            Some(keys) => {
+                let generations = (1..=keys.metadata().generation()).rev();
+                generations.map(|g| keys.as_of(g).map(Arc::new).map(Some)).collect::<Result<_>>()?
+            }
+        };
+        for keys in all {
+            let measuring = IndexWriter::measuring(self, key.clone(), manifest.point).with_keys(keys.clone());
+            if self.write_rebuilt(manifest, segments, measuring)? == manifest.index {
+                return Ok(Some(keys));
+            }
         }
+        Ok(None)
+    }
+
+    /// A segment that lies in the store. That it is what was written, the index proves that comes of it: the hash is in it.
+    fn segment_lying(&self, id: SegmentId) -> Result<SegmentRef> {
+        let bytes = self.store().get(&keys::segment(id), MAX_SEGMENT)?;
         Ok(SegmentRef { id, len: bytes.len() as u64, hash: Blake3::of(&bytes) })
     }
 
@@ -96,10 +111,11 @@ impl Repository {
         mut index: IndexWriter,
     ) -> Result<crate::format::IndexRef> {
         let zeros = manifest.rebuild.as_ref().map(|r| r.zeros.clone()).unwrap_or_default();
-        let inside =
-            |(at, len): &(u64, u64)| at.checked_add(*len).is_some_and(|end| end <= manifest.geometry.size);
-        if !zeros.iter().all(inside) {
-            return Err(damaged("zeros beyond the device"));
+        let mut end = 0;
+        for (at, len) in &zeros {
+            let next =
+                at.checked_add(*len).filter(|next| *len > 0 && *at >= end && *next <= manifest.geometry.size);
+            end = next.ok_or_else(|| damaged("zeros beyond the device, or out of order"))?;
         }
         let zeros = zeros.into_iter().map(|(at, len)| {
             let frame = EncodedFrame::zero(Extent::new(at, len));
@@ -134,6 +150,11 @@ impl Repository {
     pub(crate) fn set_aside(&self, key: &str) -> Result<bool> {
         let bytes = match self.store().get(key, LONGEST) {
             Err(e) if e.kind() == Kind::NotFound => return Ok(false),
+            Err(e) if e.kind() == Kind::Io && self.is_rot(&e) => {
+                log::warn!("{key}: its medium does not give it back, so it is not kept: {}", e.in_full());
+                self.store().delete(key)?;
+                return Ok(true);
+            }
             bytes => bytes?,
         };
         // one that was set aside before stays
@@ -151,8 +172,9 @@ impl Repository {
     }
 
     /// Sets aside a point's map: its commit first, so that what is left is never used.
-    pub(crate) fn set_map_aside(&self, manifest: &Manifest, number: u32) -> Result<()> {
+    pub(crate) fn set_map_aside(&self, lock: &DeviceLock, manifest: &Manifest, number: u32) -> Result<()> {
         let (device, point) = (&manifest.device.id, manifest.point);
+        self.leave_out(lock, &self.keys_of_map(device, point, number))?;
         self.set_aside(&keys::map_commit(device, point, number))?;
         self.set_aside(&keys::map(device, point, number)).map(drop)
     }

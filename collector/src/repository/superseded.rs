@@ -13,7 +13,7 @@ use super::index::IndexReader;
 use super::lock::DeviceLock;
 use super::{Repository, keys, unix_millis};
 use crate::error::{Error, Kind, Result};
-use crate::format::{Blake3, Manifest, PointMap, SegmentId, SegmentRef, damaged};
+use crate::format::{Blake3, Manifest, PointId, PointMap, SegmentId, SegmentRef, damaged};
 use crate::sys::failpoint;
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -40,8 +40,8 @@ struct Holding {
     old: Names,
     /// The time of grace is over.
     over: bool,
-    /// Keys of superseded maps: commit, index.
-    maps: Vec<[String; 2]>,
+    /// Superseded maps.
+    maps: Vec<(PointId, u32)>,
 }
 
 impl Repository {
@@ -82,7 +82,7 @@ impl Repository {
             });
         }
         lock.holds()?;
-        self.drop_old(&holdings, &there)
+        self.drop_old(lock, &holdings, &there)
     }
 
     /// Identities and lengths of all segments.
@@ -137,7 +137,7 @@ impl Repository {
         index: &IndexReader,
         grace: Duration,
     ) -> Result<Holding> {
-        let (device, point) = (&manifest.device.id, manifest.point);
+        let point = manifest.point;
         // a clock that was set back makes a map of the future: it waits
         let age = unix_millis().checked_sub(map.time);
         let over = age.is_some_and(|age| age >= grace.as_millis() as u64);
@@ -151,35 +151,49 @@ impl Repository {
         let mut maps = Vec::new();
         for (number, earlier) in self.earlier_maps(manifest, map)? {
             note(earlier);
-            maps.push([keys::map_commit(device, point, number), keys::map(device, point, number)]);
+            maps.push((point, number));
         }
         old.retain(|id| !live.contains(id));
         Ok(Holding { live, old, over, maps })
     }
 
-    fn drop_old(&self, holdings: &[Holding], there: &HashMap<SegmentId, u64>) -> Result<Freed> {
+    fn drop_old(
+        &self,
+        lock: &DeviceLock,
+        holdings: &[Holding],
+        there: &HashMap<SegmentId, u64>,
+    ) -> Result<Freed> {
         let (mut live, mut waiting, mut dead) = (Names::new(), Names::new(), Names::new());
         for held in holdings {
             live.extend(&held.live);
             let names = if held.over { &mut dead } else { &mut waiting };
             names.extend(&held.old);
         }
-        let gone = dead.iter().filter(|id| !live.contains(*id) && !waiting.contains(*id));
+        let gone: Names =
+            dead.iter().filter(|id| !live.contains(*id) && !waiting.contains(*id)).copied().collect();
         let bytes = |id: &SegmentId| there.get(id).copied();
         let waits = waiting.iter().filter(|id| !live.contains(*id)).filter_map(bytes);
         let mut freed = Freed { waiting_bytes: waits.sum(), ..Freed::default() };
         failpoint("repo.superseded.begin")?;
-        for id in gone {
+        let maps = || holdings.iter().filter(|held| held.over).flat_map(|held| &held.maps);
+        let mut goes: BTreeSet<String> =
+            gone.iter().filter(|id| bytes(id).is_some()).map(|id| keys::segment(*id)).collect();
+        maps().for_each(|(point, n)| goes.append(&mut self.keys_of_map(lock.device(), *point, *n)));
+        if !goes.is_empty() {
+            self.leave_out(lock, &goes)?;
+        }
+        for id in &gone {
             // not there: an earlier run came that far
             let Some(length) = bytes(id) else { continue };
             self.store().delete(&keys::segment(*id))?;
             (freed.segments, freed.bytes) = (freed.segments + 1, freed.bytes + length);
             failpoint("repo.superseded.segment-gone")?;
         }
-        for [commit, index] in holdings.iter().filter(|held| held.over).flat_map(|held| &held.maps) {
-            self.store().delete(commit)?;
+        for (point, number) in maps() {
+            self.drop_spare(lock.device(), *point, *number)?;
+            self.store().delete(&keys::map_commit(lock.device(), *point, *number))?;
             failpoint("repo.superseded.commit-gone")?;
-            self.store().delete(index)?;
+            self.store().delete(&keys::map(lock.device(), *point, *number))?;
         }
         Ok(freed)
     }

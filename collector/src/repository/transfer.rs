@@ -70,7 +70,7 @@ impl Repository {
         let (segments, places): (Vec<_>, Vec<_>) =
             self.take_segments(taking.from, &passage, index.segments(), tell)?.into_iter().unzip();
         let pieces = &mut index.pieces();
-        let mut taken = self.new_index(taking, |writer| {
+        let mut taken = self.new_index(lock, taking, |writer| {
             for piece in pieces {
                 writer.push(moved(&places, piece?)?)?;
             }
@@ -95,7 +95,7 @@ impl Repository {
         let passage = Passage::new(taking.from, self)?;
         let mut filler = Filler::start(self, 1)?;
         let mut covered = 0;
-        let taken = self.new_index(taking, |writer| {
+        let taken = self.new_index(lock, taking, |writer| {
             let mut batch = Vec::new();
             for piece in image {
                 let piece = piece?;
@@ -114,6 +114,7 @@ impl Repository {
         let totals = Totals { covered_bytes: covered, ..taken.totals };
         // what tells how to build the index again speaks of other segments
         let whole = Manifest { kind: PointKind::Full, parent: None, rebuild: None, totals, ..taken };
+        self.keep_spare_of_index(&whole.device.id, whole.point, &whole.index)?;
         self.commit(lock, whole)
     }
 
@@ -213,11 +214,15 @@ impl Repository {
     /// Writes the point's index here; one that a copy which died left is replaced. What is to be its manifest.
     fn new_index(
         &self,
+        lock: &DeviceLock,
         taking: &Taking<'_>,
         fill: impl FnOnce(&mut IndexWriter) -> Result<Vec<SegmentRef>>,
     ) -> Result<Manifest> {
         let (manifest, device) = (taking.manifest.clone(), taking.device.clone());
         let key = keys::index(&device.id, manifest.point);
+        // of a point that was lost here, or of a copy that died
+        self.leave_out(lock, &[keys::manifest(&device.id, manifest.point), key.clone()].into())?;
+        self.drop_spare(&device.id, manifest.point, 0)?;
         if self.store().len(&key).is_ok() {
             self.store().delete(&key)?;
         }

@@ -225,6 +225,27 @@ impl Repository {
         self.keys().map(|keys| keys.rights())
     }
 
+    /// Writes the key ring again from its copy, or the copy from it; the key that was written.
+    pub(crate) fn mend_ring(&self, dry_run: bool) -> Result<Option<String>> {
+        let number = match numbers(self.store(), self.uuid())?.last() {
+            Some(number) if self.config().encrypted => *number,
+            _ => return Ok(None),
+        };
+        let [first, copy] = [false, true].map(|copy| read_one(self.store(), self.uuid(), number, copy));
+        let bad = match (first, copy) {
+            (Err(e), Ok(_)) if matches!(e.kind(), Kind::Damaged | Kind::NotFound) => false,
+            (Ok(_), Err(e)) if matches!(e.kind(), Kind::Damaged | Kind::NotFound) => true,
+            _ => return Ok(None),
+        };
+        let [from, to] = [!bad, bad].map(|copy| keys::ring(self.uuid(), number, copy));
+        if !dry_run {
+            let bytes = self.store().get(&from, MAX_ENVELOPE as u64)?;
+            self.set_aside(&to)?;
+            self.store().put_new(&to, bytes)?;
+        }
+        Ok(Some(to))
+    }
+
     /// What is wrong with ring and copy; for a check.
     pub(super) fn ring_damage(&self) -> Result<Vec<(String, String)>> {
         let mut found = Vec::new();

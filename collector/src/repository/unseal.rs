@@ -68,7 +68,12 @@ impl Repository {
         if self.keys.is_none() {
             return decode_frame(frame, stored, raw);
         }
-        open_frame(frame, stored, &*self.key_of(segment, stored)?, buf, raw)
+        let key = self.key_of(segment, stored)?;
+        open_frame(frame, stored, &key, buf, raw).or_else(|e| {
+            // found in another segment, which may name another session than this one does
+            let own = self.find(segment, FrameKey::point(stored).ok_or(e)?)?;
+            open_frame(frame, stored, &own, buf, raw)
+        })
     }
 
     /// A frame of `segment` as it was before it was sealed; it is not decoded.

@@ -205,8 +205,14 @@ impl PointWriter {
         self.totals.changed_bytes = info.changed_bytes;
         self.totals.stored_bytes = segments.iter().map(|s| s.len).sum();
         let ids = segments.iter().map(|s| s.id).collect();
+        let passes = self.passes.len();
         let (index, covered, zeros) = self.write_index(segments)?;
         let rebuild = Rebuild { segments: ids, zeros };
+        // zeros of a later pass that hid frames of an earlier one are not in the index of a full
+        let hidden = self.parent.is_none() && passes > 1 && self.totals.zero_bytes > 0;
+        if hidden || !fits(&rebuild) {
+            self.repository.keep_spare_of_index(&self.new.device.id, self.point, &index)?;
+        }
         self.totals.stored_bytes += index.len;
         self.totals.covered_bytes = covered;
         self.repository.store().settle()?;
@@ -249,7 +255,7 @@ impl PointWriter {
     }
 
     fn manifest(&self, mut info: FinishInfo, index: IndexRef, rebuild: Rebuild) -> Manifest {
-        let short = rebuild.segments.len().max(rebuild.zeros.len()) <= MAX_REBUILD;
+        let short = fits(&rebuild);
         let new = self.new.clone();
         let order = (info.time_cut < self.newest).then(|| self.newest.saturating_add(1));
         if order.is_some() {
@@ -282,4 +288,9 @@ impl PointWriter {
             tool: tool(),
         }
     }
+}
+
+/// It is short enough for a manifest.
+fn fits(rebuild: &Rebuild) -> bool {
+    rebuild.segments.len().max(rebuild.zeros.len()) <= MAX_REBUILD
 }

@@ -68,6 +68,14 @@ impl Keys {
         &self.metadata
     }
 
+    /// For metadata as it was sealed when there were so many generations.
+    ///
+    /// # Errors
+    /// [`Kind::Bug`] for none.
+    pub fn as_of(&self, generation: u32) -> Result<Self> {
+        Ok(Self { metadata: self.metadata.as_of(generation)?, ..self.clone() })
+    }
+
     /// Begins to write a point.
     ///
     /// # Errors

@@ -61,6 +61,14 @@ impl MetaKeys {
         })
     }
 
+    /// As they were when there were so many generations.
+    ///
+    /// # Errors
+    /// [`Kind::Bug`] for none.
+    pub fn as_of(&self, generation: u32) -> Result<Self> {
+        Self::new(self.repository, self.keys.iter().take(generation as usize).cloned().collect())
+    }
+
     /// All of them.
     pub fn all(&self) -> &[Secret] {
         &self.keys

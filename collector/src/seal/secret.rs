@@ -7,7 +7,7 @@ use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 /// 32 secret bytes.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
@@ -68,9 +68,14 @@ impl Secret {
     }
 }
 
-fn message(word: &str, parts: &[&[u8]]) -> Vec<u8> {
-    let mut bytes = b"blkdelta 1".to_vec();
-    for part in [word.as_bytes()].iter().chain(parts) {
+/// Wiped: a part may be secret.
+fn message(word: &str, parts: &[&[u8]]) -> Zeroizing<Vec<u8>> {
+    let all = [&[word.as_bytes()], parts].concat();
+    // at once as long as it gets: growing would leave copies behind
+    let mut bytes =
+        Zeroizing::new(Vec::with_capacity(10 + all.iter().map(|part| 8 + part.len()).sum::<usize>()));
+    bytes.extend_from_slice(b"blkdelta 1");
+    for part in all {
         bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
         bytes.extend_from_slice(part);
     }

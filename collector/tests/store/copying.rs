@@ -117,7 +117,7 @@ fn a_copy_holds_the_same_whether_either_side_is_encrypted() {
         for index in files_of(&to, "idx") {
             std::fs::remove_file(index).unwrap();
         }
-        repair(&to.again(), false, &mut |_, _| {}).unwrap();
+        repair(&to.again(), false, &mut |_, _, _| {}).unwrap();
         ensure_holds(&to, &points, &format!("{pair:?}, indexes made again"));
     }
 }

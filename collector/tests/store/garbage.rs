@@ -126,7 +126,8 @@ fn a_cut_or_grown_file_is_noticed() {
 #[test]
 fn a_missing_file_is_noticed() {
     let rig = rig();
-    for path in rig.objects() {
+    // a spare is there once more already
+    for path in rig.objects().into_iter().filter(|path| !path.starts_with(rig.path().join("spare"))) {
         let good = fs::read(&path).unwrap();
         fs::remove_file(&path).unwrap();
         assert!(!rig.problems().is_empty(), "{}", path.display());
@@ -141,6 +142,9 @@ fn two_files_in_each_others_place_are_noticed() {
     for (i, a) in objects.iter().enumerate() {
         for b in &objects[i + 1..] {
             let (x, y) = (fs::read(a).unwrap(), fs::read(b).unwrap());
+            if x == y {
+                continue;
+            }
             put(a, &y);
             put(b, &x);
             assert!(!rig.problems().is_empty(), "{} and {}", a.display(), b.display());

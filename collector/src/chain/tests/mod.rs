@@ -2,7 +2,9 @@
 
 mod between;
 mod keeping;
+mod parity;
 mod pruning;
+mod rebuild;
 mod thousand;
 
 use super::*;

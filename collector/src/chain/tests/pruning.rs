@@ -19,7 +19,7 @@ impl Made {
         Self::encrypted(false)
     }
 
-    fn encrypted(encrypted: bool) -> Self {
+    pub fn encrypted(encrypted: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let public = || crate::seal::PrivateKey::generate().unwrap().public().unwrap();
         let keys = encrypted.then(|| (crate::format::NewKey::Recipient(public()), String::new()));
@@ -87,18 +87,18 @@ impl Made {
     }
 }
 
-const DAY: Duration = Duration::from_secs(86_400);
+pub(super) const DAY: Duration = Duration::from_secs(86_400);
 
 /// What is done with a repository between backups.
 #[derive(Clone, Debug)]
-enum Deed {
+pub(super) enum Deed {
     Back(bool, Vec<Vec<Write>>),
     Merge(usize),
     Prune(u32, bool),
     Compact(u8, bool),
 }
 
-fn deed() -> impl Strategy<Value = Deed> {
+pub(super) fn deed() -> impl Strategy<Value = Deed> {
     prop_oneof![
         4 => (prop::bool::weighted(0.15), prop::collection::vec(pass(), 1..3)).prop_map(|(f, p)| Deed::Back(f, p)),
         1 => (0usize..9).prop_map(Deed::Merge),

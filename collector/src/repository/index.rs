@@ -130,7 +130,7 @@ impl IndexWriter {
         if self.stream.is_none() {
             self.stream = Some(store.stream(&self.key)?);
         }
-        self.stream.as_mut().map_or(Ok(()), |stream| stream.part(part.into()))
+        self.stream.as_mut().map_or(Ok(()), |stream| stream.part(part))
     }
 
     /// Makes the index durable. Gives back what the manifest says of it, and the bytes it covers.

@@ -77,7 +77,7 @@ impl Repository {
         }
         let mut stream = self.store_handle().stream(to)?;
         for at in (0..len).step_by(PART as usize) {
-            stream.part(store.get_range(from, at, (len - at).min(PART))?.into())?;
+            stream.part(store.get_range(from, at, (len - at).min(PART))?)?;
         }
         stream.complete()
     }

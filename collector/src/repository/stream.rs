@@ -35,7 +35,8 @@ pub(crate) struct ObjectStream {
 
 impl ObjectStream {
     /// Appends bytes.
-    pub fn part(&mut self, bytes: Bytes) -> Result<()> {
+    pub fn part(&mut self, bytes: impl Into<Bytes>) -> Result<()> {
+        let bytes: Bytes = bytes.into();
         let Some(mut upload) = self.upload.take() else {
             return Err(Error::new(Kind::Bug, format!("write {}: it failed before", self.key)));
         };

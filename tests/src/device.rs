@@ -258,7 +258,16 @@ impl Mounted {
     /// Unmounts now.
     pub fn unmount(mut self) -> Result<()> {
         self.open = false;
-        run("umount", [&self.point]).map(|_| ())
+        // a process that another test is just starting has our open files until its exec
+        let mut attempt = run("umount", [&self.point]);
+        for _ in 0..50 {
+            if attempt.is_ok() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+            attempt = run("umount", [&self.point]);
+        }
+        attempt.map(|_| ())
     }
 }
 

@@ -124,7 +124,11 @@ impl Stage {
             self.home.ok(["backup", &device, "--repo", &repo])?;
         }
         let target = self.scratch.fresh("out").display().to_string();
+        // below a root that is another user's
+        let files = self.mounted.point().join("folder").display().to_string();
+        std::fs::create_dir_all(&files)?;
         let words = match verb {
+            "group" => vec![verb, "backup", "--name", "all", "--path", &files, "--repo", &repo],
             "keep-since" => vec![verb, &device, "latest-full", "--repo", &repo],
             "init" => vec![verb, &target],
             "config" => vec![verb, "check", "--file", "/dev/null"],

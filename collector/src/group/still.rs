@@ -30,7 +30,7 @@ impl Passes<'_> {
         own_folders: &[PathBuf],
         notes: &mut Vec<String>,
     ) -> Result<Rest> {
-        let points = self.volumes.mountpoints();
+        let points = self.volumes.to_freeze();
         // a look takes as long as the one before, and reading through files at least as long as that took then
         let predicted = first.took * 3 / 2 + Duration::from_millis(50);
         let why = if !wishes.freeze || points.is_empty() {
@@ -45,7 +45,10 @@ impl Passes<'_> {
                 .and_then(|()| Freeze::hold(&points, wishes.freeze_limit));
             match held {
                 Ok(hold) => return self.while_frozen(hold, notes),
-                Err(error) => Some(format!("not frozen: {}", error.in_full())),
+                Err(error) => {
+                    let advice = error.advice().map(|advice| format!(" ({advice})")).unwrap_or_default();
+                    Some(format!("not frozen: {}{advice}", error.in_full()))
+                }
             }
         };
         notes.extend(why);

@@ -9,7 +9,7 @@ use crate::format::{CataloguedDevice, NodeId, Volume, device_at};
 use crate::sys::btrfs;
 use crate::sys::device::{BlockDevice, kernel_dev};
 use crate::sys::mounts::{self, Mount};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 /// A tracked device that files of the group may lie on.
@@ -55,6 +55,8 @@ pub struct Met {
 pub struct Volumes {
     known: Vec<Volume>,
     met: HashMap<u64, Met>,
+    /// Of the volumes met, those with something that is picked.
+    held: HashSet<u64>,
     seats: Vec<Seat>,
 }
 
@@ -80,7 +82,7 @@ const FREEZABLE: [&str; 6] = ["ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs"];
 impl Volumes {
     /// Those of the last point, and the devices that are tracked.
     pub fn new(known: Vec<Volume>, seats: Vec<Seat>) -> Self {
-        Self { known, met: HashMap::new(), seats }
+        Self { known, met: HashMap::new(), held: HashSet::new(), seats }
     }
 
     /// All of them, for the catalogue.
@@ -88,14 +90,25 @@ impl Volumes {
         &self.known
     }
 
+    /// Something on the volume with this number of `stat` is in the group.
+    pub fn hold(&mut self, dev: u64) {
+        self.held.insert(dev);
+    }
+
+    /// Where the file systems are mounted that hold something of the group and can be frozen. Not those that only lead
+    /// there: nobody expects the root's to stand still for a group below `/srv`.
+    pub fn to_freeze(&self) -> Vec<PathBuf> {
+        self.freezable(|dev| self.held.is_empty() || self.held.contains(dev))
+    }
+
     /// Where the file systems are mounted that were met and can be frozen.
     pub fn mountpoints(&self) -> Vec<PathBuf> {
-        let mut points: Vec<PathBuf> = self
-            .met
-            .values()
-            .filter(|met| FREEZABLE.contains(&met.kind.as_str()))
-            .map(|met| met.mountpoint.clone())
-            .collect();
+        self.freezable(|_| true)
+    }
+
+    fn freezable(&self, wanted: impl Fn(&u64) -> bool) -> Vec<PathBuf> {
+        let met = self.met.iter().filter(|(dev, met)| wanted(dev) && FREEZABLE.contains(&met.kind.as_str()));
+        let mut points: Vec<PathBuf> = met.map(|(_, met)| met.mountpoint.clone()).collect();
         points.sort_unstable();
         points.dedup();
         points
@@ -244,4 +257,27 @@ pub fn sync(path: &Path) -> Result<()> {
     let what = || format!("sync the file system of {}", path.display());
     let folder = std::fs::File::open(path).os_context(what)?;
     rustix::fs::syncfs(&folder).os_context(what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_only_leads_to_the_group_is_not_frozen() {
+        let met = |number, kind: &str, at: &str| Met {
+            number,
+            way: Way::Through,
+            kind: kind.into(),
+            mountpoint: at.into(),
+        };
+        let mut volumes = Volumes::new(Vec::new(), Vec::new());
+        volumes.met.insert(1, met(0, "ext4", "/"));
+        volumes.met.insert(2, met(1, "xfs", "/srv"));
+        volumes.met.insert(3, met(2, "tmpfs", "/srv/run"));
+        volumes.hold(2);
+        volumes.hold(3);
+        assert_eq!(volumes.to_freeze(), [PathBuf::from("/srv")]);
+        assert_eq!(volumes.mountpoints(), [PathBuf::from("/"), PathBuf::from("/srv")]);
+    }
 }

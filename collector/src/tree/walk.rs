@@ -9,6 +9,7 @@ use super::volumes::{Met, Volumes};
 use super::{Picker, Through, open_quietly};
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::{Link, Node, NodeId, NodeKind, Text};
+use crate::sys::privilege::{Capability, explained};
 use rustix::fs::{CWD, Dir};
 use rustix::path::Arg;
 use std::collections::{BTreeMap, HashMap};
@@ -106,7 +107,8 @@ impl Walk<'_> {
             let last = parts.peek().is_none();
             let link = at.zip(path.file_name()).map(|(parent, name)| link(parent, name.as_bytes()));
             let picked = last && self.picker.picks(&path);
-            let Some(id) = self.meet(CWD, &path, (&path, link), picked)? else {
+            let met = self.meet(CWD, &path, (&path, link), picked);
+            let Some(id) = met.map_err(|e| explained(e, &[Capability::DacReadSearch]))? else {
                 // no folder that leads on, or gone
                 return if last || !path.exists() { Ok(false) } else { Err(no_folder(base, &path)) };
             };
@@ -164,11 +166,11 @@ impl Walk<'_> {
     ) -> Result<Option<NodeId>> {
         let what = || format!("look at {}", path.display());
         let Some(stat) = Found::stat(&folder, name).os_context(what)? else { return Ok(None) };
-        let is_folder = kind_of(&stat) == NodeKind::Folder;
+        let (is_folder, dev) = (kind_of(&stat) == NodeKind::Folder, dev_of(&stat));
         if !picked && !is_folder {
             return Ok(None);
         }
-        let mut id = self.volumes.meet(dev_of(&stat), path)?.id(stat.stx_ino);
+        let mut id = self.volumes.meet(dev, path)?.id(stat.stx_ino);
         if !self.listing.nodes.contains_key(&id) && !self.above.contains_key(&id) {
             let Some(found) = Found::open(&folder, name, stat).os_context(what)? else { return Ok(None) };
             let volume = self.volumes.meet(dev_of(&found.stat), path)?;
@@ -188,6 +190,7 @@ impl Walk<'_> {
             node.names.push(link);
         }
         if picked {
+            self.volumes.hold(dev);
             self.want(id);
         }
         if is_folder {

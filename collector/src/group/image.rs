@@ -57,15 +57,15 @@ impl Source for Image<'_> {
     fn read_at(&self, offset: u64, buf: &mut AlignedBuf, len: usize) -> Result<()> {
         let wanted = Extent::new(offset, len as u64);
         match offset / SLOT {
-            0 => self.from_catalogue(wanted, buf),
+            0 => self.off_catalogue(wanted, buf),
             1 => self.through_files(wanted, buf),
-            slot => self.from_device(slot, wanted, buf),
+            slot => self.off_device(slot, wanted, buf),
         }
     }
 }
 
 impl Image<'_> {
-    fn from_device(&self, slot: u64, wanted: Extent, buf: &mut AlignedBuf) -> Result<()> {
+    fn off_device(&self, slot: u64, wanted: Extent, buf: &mut AlignedBuf) -> Result<()> {
         let device = self.devices.iter().find(|(number, _)| u64::from(*number) + 2 == slot);
         let Some((_, device)) = device else {
             return Err(Error::new(
@@ -88,7 +88,7 @@ impl Image<'_> {
         Ok(())
     }
 
-    fn from_catalogue(&self, wanted: Extent, buf: &mut AlignedBuf) -> Result<()> {
+    fn off_catalogue(&self, wanted: Extent, buf: &mut AlignedBuf) -> Result<()> {
         zeroed(buf, wanted);
         for (at, bytes) in before(&self.catalogue, wanted) {
             if let Some(both) = Extent::new(at, bytes.len() as u64).intersect(&wanted) {

@@ -1,7 +1,7 @@
 //! Promise: a repository in a folder that can only be read is read; one that vanishes in the middle of a backup costs the
 //! backup and nothing else; a copy into a folder that gets full goes on when there is room. All in clear words.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -172,9 +172,8 @@ fn come_back(care: &Protected<'_>, memory: &Memory, going: Going, aside: &Path) 
         Going::Unmounted => memory.mount("64m"),
         Going::Removed => host::run("mv", [aside, &care.repo]).map(drop),
         Going::Moved => {
-            for file in files_below(&care.repo)? {
-                bail!("{} was written into a folder that is no repository", file.display());
-            }
+            let written = files_below(&care.repo)?;
+            ensure!(written.is_empty(), "{written:?} were written into a folder that is no repository");
             std::fs::remove_dir_all(&care.repo)?;
             host::run("mv", [aside, &care.repo]).map(drop)
         }

@@ -95,7 +95,7 @@ fn enclose<T: Serialize>(magic: &str, body: &T, crypto: u8) -> Result<Vec<u8>> {
 pub(super) fn open<T: DeserializeOwned>(magic: &str, bytes: &[u8], how: Body<'_>) -> Result<T> {
     let Body::Sealed(cover) = how else {
         let (body, crypto) = disclose(magic, bytes)?;
-        return expect_crypto(magic, crypto, how.crypto()).and_then(|()| body);
+        return expect_crypto(magic, crypto, how.crypto()).and(body);
     };
     let (sealed, crypto) = disclose::<Bytes64>(magic, bytes)?;
     expect_crypto(magic, crypto, how.crypto())?;

@@ -44,11 +44,14 @@ impl Place {
 
 type Points = Vec<(PointId, Vec<u8>)>;
 
+/// What one pass writes: first area, areas, what.
+type Pass<'a> = &'a [(usize, usize, What)];
+
 /// A full and increments: parts of frames, zeros over content, raw and compressed, two passes over each other.
 fn fill(repo: &Repository) -> (Model, Points) {
     let name: DeviceId = "secret-disk-17".parse().unwrap();
     let mut model = Model::new(repo.device_name(&name).as_str(), SIZE);
-    let writes: [&[&[(usize, usize, What)]]; 4] = [
+    let writes: [&[Pass<'_>]; 4] = [
         &[&[(0, 300, What::Noise(1)), (400, 150, What::Same(7)), (960, 4, What::Noise(2))]],
         &[&[(3, 2, What::Zero), (90, 40, What::Noise(3)), (410, 1, What::Same(8))]],
         &[

@@ -128,7 +128,7 @@ impl Stage {
         let files = self.mounted.point().join("folder").display().to_string();
         std::fs::create_dir_all(&files)?;
         let words = match verb {
-            "group" => vec![verb, "backup", "--name", "all", "--path", &files, "--repo", &repo],
+            "group" => vec![verb, "backup", "--name", "all", "--path", &files, "--repo", &target],
             "keep-since" => vec![verb, &device, "latest-full", "--repo", &repo],
             "init" => vec![verb, &target],
             "config" => vec![verb, "check", "--file", "/dev/null"],

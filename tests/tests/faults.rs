@@ -247,7 +247,11 @@ fn m25_killed_while_frozen() -> Result<()> {
     ensure!(frozen.len() > 1, "no failpoint in the frozen part of a backup");
     for name in frozen {
         files::churn(&mounted.point().join("a"), &mut random, 50)?;
-        let ended = care.home.run_failing(&name, care.backup_words(&[]))?;
+        let words = match name.starts_with("group.") {
+            true => group_words(&care, mounted.point()),
+            false => care.backup_words(&[]),
+        };
+        let ended = care.home.run_failing(&name, words)?;
         ensure!(ended.signal == Some(9), "{name} was not reached: {ended}");
         let thawed = writes_within(mounted.point(), Duration::from_secs(20));
         if thawed.is_err() {
@@ -256,6 +260,13 @@ fn m25_killed_while_frozen() -> Result<()> {
         thawed.with_context(|| format!("{name}: still frozen after the copier was killed"))?;
     }
     care.incremental().map(|_| ())
+}
+
+/// A backup of all files below `folder` as a group.
+fn group_words(care: &Protected<'_>, folder: &std::path::Path) -> Vec<String> {
+    let (folder, repo) = (folder.display().to_string(), care.repo.display().to_string());
+    let words = ["group", "backup", "--name", "m25", "--path", &folder, "--repo", &repo];
+    words.map(ToOwned::to_owned).to_vec()
 }
 
 /// A file can be written and made durable within `limit`.

@@ -30,7 +30,7 @@ impl Scene<'_> {
         let point = self.care.backup(more)?;
         ensure!(point.code == 0, "{}: suspect: {}", self.label, point.json);
         let consistency = point.json["consistency"].to_string();
-        ensure!(consistency.contains("frozen"), "{}: a mounted file system, yet {consistency}", self.label);
+        ensure!(consistency.contains("frozen"), "{}: mounted, yet {consistency}: {}", self.label, point.json);
         let now = Image::of(&self.care.device)?;
         let used = used_areas(&self.care.device).context("used areas")?;
         let (changed, suspect) = self.care.diff()?;

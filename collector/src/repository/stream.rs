@@ -53,6 +53,8 @@ impl ObjectStream {
 
     /// Publishes the object, durably.
     pub fn complete(mut self) -> Result<()> {
+        // as every object: never into a folder that took the repository's place
+        self.store.in_place()?;
         let Some(mut upload) = self.upload.take() else {
             return Err(Error::new(Kind::Bug, format!("write {}: it failed before", self.key)));
         };
@@ -63,6 +65,7 @@ impl ObjectStream {
             if lost && self.store.len(&self.key).is_ok_and(|len| len == self.written) {
                 return Ok(());
             }
+            self.store.in_place()?;
             Err(classify(failure, format!("write {}", self.key)))
         })
     }

@@ -48,13 +48,13 @@ pub struct Report {
     pub yielded_ms: u64,
     /// Points that were dropped.
     pub pruned: u64,
-    /// Changed bytes in each of [`STRIPES`] parts of the device.
+    /// Changed bytes in each of `STRIPES` parts of the device.
     pub stripes: Vec<u64>,
     /// Why it failed.
     pub error: Option<String>,
 }
 
-/// How much of each of [`STRIPES`] equal parts of `size` bytes is in `changed`.
+/// How much of each of `STRIPES` equal parts of `size` bytes is in `changed`.
 pub fn stripes(changed: &ExtentSet, size: u64) -> Vec<u64> {
     let mut sums = vec![0; STRIPES as usize];
     let part = size.div_ceil(STRIPES).max(1);

@@ -26,13 +26,14 @@ enum Deed {
     Show(Which),
 }
 
+/// Which configuration file, and for whom the answer is.
 #[derive(Debug, Args)]
-struct Which {
+pub struct Which {
     #[command(flatten)]
-    file: File,
+    pub(super) file: File,
     /// For programs
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// Which configuration file.

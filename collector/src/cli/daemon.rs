@@ -1,6 +1,6 @@
 //! `daemon`: runs all jobs by their schedules, or talks to the one that does.
 
-use super::configuring::File;
+use super::configuring::{File, Which};
 use super::output::{Ending, print, print_json};
 use super::show::{Table, bytes, duration, time};
 use crate::config::Config;
@@ -36,15 +36,6 @@ enum Ask {
     /// Read the configuration again; what runs goes on; one with a mistake changes nothing
     #[command(after_help = "Example:\n  blkdelta config check && blkdelta daemon reload")]
     Reload(Which),
-}
-
-#[derive(Debug, Args)]
-struct Which {
-    #[command(flatten)]
-    file: File,
-    /// For programs
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,10 +1,10 @@
 //! `group`: groups of files.
 
 use super::listing::{consistency, kind};
+use super::making::remember;
 use super::output::{Ending, print, print_json, say};
 use super::progress::{Bar, stop_flag};
 use super::show::{Table, bytes, duration as lasted, time};
-use super::unlock::memory;
 use crate::chain;
 use crate::config::values::{compression, duration};
 use crate::error::{Error, Kind};
@@ -194,9 +194,7 @@ pub fn make(subject: &Subject, how: &How<'_>, wishes: &Wishes, show: &dyn Show) 
     let repo = Repository::open_or_create(how.repo)?;
     let outcome = group::backup(subject, seats, &repo, &wishes, show)?;
     let manifest = &outcome.manifest;
-    if let Err(error) = memory().note(&repo, manifest) {
-        say(&format!("the point is made; that the repository goes back could not be noticed: {error}"));
-    }
+    remember(&repo, manifest);
     if let Some(most) = how.merge_every
         && let Err(error) = chain::merge_if_longer(&repo, &manifest.device.id, manifest.point, most)
     {

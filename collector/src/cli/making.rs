@@ -10,7 +10,7 @@ use super::unlock::memory;
 use crate::chain;
 use crate::epoch::Epochs;
 use crate::error::Error;
-use crate::format::{DeviceId, ParityShare};
+use crate::format::{DeviceId, Manifest, ParityShare};
 use crate::job::{self, DeviceSurvey, Outcome, Show, Subject, Wishes};
 use crate::repository::{Location, Parity, Repository};
 use crate::source::LiveDevice;
@@ -110,7 +110,7 @@ pub(super) fn make(args: &Making, full: bool, show: &dyn Show) -> Result<Outcome
         survey: &DeviceSurvey(args.device.clone()),
     };
     let outcome = job::backup(&subject, &mut epochs, &repo, &wishes, show)?;
-    remember(&repo, &outcome);
+    remember(&repo, &outcome.manifest);
     if let Some(most) = args.merge_every
         && let Err(error) = chain::merge_if_longer(&repo, &subject.ident.id, outcome.manifest.point, most)
     {
@@ -161,8 +161,9 @@ pub(super) fn parity_words(made: &Parity) -> String {
     text
 }
 
-fn remember(repo: &Repository, outcome: &Outcome) {
-    if let Err(error) = memory().note(repo, &outcome.manifest) {
+/// Takes down how far the repository is, so that one that goes back is noticed.
+pub(super) fn remember(repo: &Repository, manifest: &Manifest) {
+    if let Err(error) = memory().note(repo, manifest) {
         let why = error.in_full();
         say(&format!("the point is made; that the repository goes back could not be noticed: {why}"));
     }
@@ -176,7 +177,7 @@ fn ending(outcome: &Outcome) -> Ending {
 #[derive(Serialize)]
 struct Json<'a> {
     #[serde(flatten)]
-    manifest: &'a crate::format::Manifest,
+    manifest: &'a Manifest,
     why_full: Option<&'a str>,
     seconds: f64,
     /// Writes seen live since the last line of `watch`; for eyes only.

@@ -93,7 +93,7 @@ fn a_watcher_waits_for_the_registry() -> Result<()> {
     let state = tracker::track(&places, device.path(), areas)?;
     let registry = Lock::take(&places.lock(), NAME, true)?;
     std::thread::scope(|scope| {
-        let watcher = scope.spawn(|| Live::start(&places, &state).map(|_| ()));
+        let watcher = scope.spawn(|| Live::start(&places, std::slice::from_ref(&state)).map(|_| ()));
         std::thread::sleep(Duration::from_millis(500));
         let waited = !watcher.is_finished();
         drop(registry);

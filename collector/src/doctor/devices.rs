@@ -14,6 +14,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
     let mut findings = disks(&facts.disks);
     match &facts.tracked {
         Some(Ok(tracked)) => {
+            findings.extend(facts.unread_events.then(unread_events));
             findings.extend(tracked.is_empty().then(nothing));
             findings.extend(tracked.iter().flat_map(device));
         }
@@ -30,6 +31,19 @@ fn nothing() -> Finding {
         Level::Wrong,
         "nothing is tracked",
         "blkdelta track /dev/DISK",
+    )
+}
+
+fn unread_events() -> Finding {
+    Finding::new(
+        "tracking",
+        "which disks' writes go into the ring buffer",
+        "every write of these takes longer",
+    )
+    .is(
+        Level::Note,
+        "events are on, and nobody reads them: `watch` or `top` was killed",
+        "blkdelta top, and q: it switches them off",
     )
 }
 

@@ -60,6 +60,8 @@ pub struct Facts {
     pub disks: Vec<Disk>,
     /// What is tracked.
     pub tracked: Option<Result<Vec<Tracked>, Trouble>>,
+    /// Events of a disk are on, and nobody reads them.
+    pub unread_events: bool,
     /// The configuration.
     pub config: Configured,
     /// States of our units by name; `None`: no systemd.

@@ -12,7 +12,7 @@ use crate::sys::device::BlockDevice;
 use crate::sys::freeze::can_freeze;
 use crate::sys::mounts;
 use crate::sys::privilege::{Capability, lacking};
-use crate::tracker::{self, DeviceState, Places, holder, now_ms};
+use crate::tracker::{self, DeviceState, Maps, Places, holder, now_ms};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -48,6 +48,7 @@ pub fn facts(places: &Places, file: &Path, open: Open<'_>) -> Facts {
                 .map(|states| states.iter().map(|state| tracked(places, state)).collect())
                 .map_err(|e| Trouble::from(&e)),
         ),
+        unread_events: unread_events(places),
         config: configured(places, file, &remembered, open),
         units: units(),
         timers: timers(),
@@ -147,6 +148,13 @@ fn tracked(places: &Places, state: &DeviceState) -> Tracked {
             .map(|p| p.notes)
             .unwrap_or_default(),
     }
+}
+
+/// A watcher that was killed leaves its disks' events on.
+fn unread_events(places: &Places) -> bool {
+    let nobody = || holder(&places.state().join("live.lock")).is_none();
+    let shown = Maps::open(places).and_then(|maps| maps.shown());
+    shown.is_ok_and(|disks| !disks.is_empty()) && nobody()
 }
 
 /// Who may write to a loop device's backing file: others that stand on it, and processes that have it open.

@@ -140,6 +140,7 @@ fn faults_of_devices_are_found() {
     one(Wrong, "nothing is tracked", |f| f.tracked = Some(Ok(Vec::new())));
     one(Unknown, "not let", |f| f.tracked = Some(Err(Trouble { denied: true, ..trouble("not let") })));
     one(Wrong, "damaged", |f| f.tracked = Some(Err(trouble("damaged"))));
+    one(Note, "nobody reads them", |f| f.unread_events = true);
     let disk = |path: &str, refused| Disk { path: path.into(), tracked: false, refused };
     one(Note, "could be tracked and is not: /dev/sdb, /dev/sdc", |f| {
         f.disks.extend([disk("/dev/sdb", None), disk("/dev/sdc", None)]);

@@ -118,6 +118,19 @@ impl<T> Drop for Watcher<T> {
     }
 }
 
+impl Maps {
+    /// Disks whose writes go into the ring buffer.
+    ///
+    /// # Errors
+    /// If the maps cannot be read.
+    pub fn shown(&self) -> Result<BTreeSet<u32>> {
+        let row = |row: u32| self.rows.get(&row, 0).map_err(|e| aya_error("read disks", e));
+        let flags = self.disks.all()?.into_iter().map(|(dev, at)| Ok((dev, row(at)?.flags)));
+        let on = flags.filter(|disk| !matches!(disk, Ok((_, flags)) if flags & DISK_LIVE == 0));
+        on.map(|disk| disk.map(|(dev, _)| dev)).collect()
+    }
+}
+
 /// A watcher of some devices; lives in one thread.
 pub struct Live {
     ring: RingBuf<MapData>,
@@ -146,15 +159,15 @@ impl Live {
         Ok(live)
     }
 
-    /// Turns the events of the disks on or off. A disk's row also holds the head of its targets, so nobody may
-    /// add or remove one meanwhile.
+    /// Turns the events of the disks on or off; those of others off: we have the lock, so whoever wanted them was
+    /// killed. A disk's row also holds the head of its targets, so nobody may add or remove one meanwhile.
     fn switch(&mut self, on: bool) -> Result<()> {
         let _registry = Lock::take(&self.places.lock(), "switch live events", true)?;
-        let disks: BTreeSet<u32> = self.states.iter().map(|s| s.identity.disk).collect();
-        // each is tried: one that was untracked meanwhile has nothing to be switched off
-        let all: Vec<Result<()>> =
-            disks.into_iter().map(|disk| self.maps.set_flags(disk, DISK_LIVE, on)).collect();
-        all.into_iter().collect()
+        let known: BTreeSet<u32> = self.maps.disks.all()?.into_iter().map(|(dev, _)| dev).collect();
+        let ours: BTreeSet<u32> = self.states.iter().map(|s| s.identity.disk).collect();
+        // one that was untracked meanwhile has nothing to be switched off
+        let all = if on { known.union(&ours).copied().collect() } else { known };
+        all.into_iter().try_for_each(|disk| self.maps.set_flags(disk, DISK_LIVE, on && ours.contains(&disk)))
     }
 
     /// Everything since the last look.

@@ -44,6 +44,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::sys::bpf::{self, Words};
 use crate::sys::device::BlockDevice;
 use aya::maps::MapData;
+pub use blkdelta_ebpf::DISK_LIVE;
 use rustix::fs::FlockOperation;
 use std::fs::File;
 use std::path::Path;

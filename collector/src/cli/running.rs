@@ -7,6 +7,7 @@
 //! What must stay true: a `pre` that fails means no backup; `post` runs whatever happened; a point that was made is
 //! reported even if something after it failed.
 
+use super::afterwards;
 use super::args::Making;
 use super::configuring::File;
 use super::grouping;
@@ -211,6 +212,7 @@ impl Task<'_> {
         let how = grouping::How {
             repo: &self.repository.location,
             merge_every: self.job.merge_every,
+            parity: None,
             devices: &[],
             untracked: true,
         };
@@ -239,7 +241,7 @@ impl Task<'_> {
         if tracker::intact(&places, &device)?.is_none() {
             // never tracked, or it broke: the device was away, its programs were removed
             let known = tracker::find(&places, path)?.map(|state| state.granularity);
-            let (_, before) = life::track(&places, path, known.unwrap_or(*table.granularity))?;
+            let (_, before) = life::track(&places, path, known.or(table.granularity.as_deref().copied()))?;
             let how = before.map(|outcome| super::living::words(&outcome));
             say(&format!("{}: {}", path.display(), how.unwrap_or_else(|| "tracked from now on".into())));
         }
@@ -330,7 +332,7 @@ impl Task<'_> {
             Err(error) if error.kind() == Kind::Busy => return Ok(None),
             Err(error) => return Err(error.within(format!("prune after job {}", self.name)).into()),
         };
-        making::cover_if_free(&repo, device);
+        afterwards::cover_if_free(&repo, device);
         keep(&stamp, b"")?;
         Ok(Some(pruned.plan.drop.len() as u64))
     }

@@ -22,7 +22,9 @@ use crate::error::{Error, Kind, Result};
 use crate::format::{
     Blake3, CELL, DeviceId, Manifest, Piece as IndexPiece, PieceContent, PointId, PointKind, SegmentRef,
 };
-use crate::repository::{IndexReader, PieceStream, Repository, Run, is_harm, is_lost, lost_pieces, stack};
+use crate::repository::{
+    IndexReader, PieceStream, Repository, Run, ahead, is_harm, is_lost, lost_pieces, stack,
+};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
@@ -167,7 +169,10 @@ impl Chain {
                 .map_err(|_| Error::new(Kind::Unsupported, "chain with more than 2^32 segments"))?;
             segments.extend_from_slice(index.segments());
             let pieces = index.pieces_near(range, self.salvage);
-            layers.push(Box::new(pieces.map(move |piece| piece.map(|p| renumber(p, base)))));
+            let pieces = Box::new(pieces.map(move |piece| piece.map(|p| renumber(p, base))));
+            // one at most: what is above the last point is small, and there may be a thousand of it
+            let alone = n + 1 == self.points.len() && index.is_large();
+            layers.push(if alone { ahead(pieces)? } else { pieces });
         }
         if let Some(why) = broken {
             log::warn!("below {} of {} points nothing is known: {why}", layers.len(), self.points.len());
@@ -178,8 +183,8 @@ impl Chain {
         while increments.len() > SIDE_BY_SIDE {
             increments = self.fold(increments)?;
         }
-        let folded = stack(increments);
-        Ok((stack([Some(folded), whole].into_iter().flatten().collect()), segments))
+        let folded = (!increments.is_empty()).then(|| stack(increments));
+        Ok((stack([folded, whole].into_iter().flatten().collect()), segments))
     }
 
     /// Lays groups of neighbouring layers over each other into runs on the medium.

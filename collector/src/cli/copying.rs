@@ -1,6 +1,6 @@
 //! `copy`.
 
-use super::making::cover_if_free;
+use super::afterwards::cover_if_free;
 use super::output::{Ending, print, print_json, say};
 use super::progress::{Bar, stop_flag};
 use super::show::bytes;

@@ -23,6 +23,9 @@ const PART: usize = 8 << 20;
 /// than its bytes. A thousand of them are 32 MiB at most.
 const SMALL: u64 = 32 << 10;
 
+/// Chunks of an index that is worth a thread.
+const LARGE: usize = 32;
+
 /// Writes an index from ascending pieces.
 pub(super) struct IndexWriter {
     /// Absent: nothing is written.
@@ -278,6 +281,11 @@ impl IndexReader {
     /// The segments its pieces name.
     pub(crate) fn segments(&self) -> &[SegmentRef] {
         &self.footer.segments
+    }
+
+    /// Reading it takes long: half a million pieces and more, 32 GiB of a full.
+    pub(crate) fn is_large(&self) -> bool {
+        self.footer.chunks.len() > LARGE
     }
 
     /// The object's length.

@@ -187,6 +187,20 @@ fn one_writer_and_a_lock_left_by_the_dead() -> Result<()> {
     let taken = bed.care.backup(&[])?;
     ensure!(taken.json["notes"].to_string().contains("taken over"), "no word of it: {}", taken.json["notes"]);
     let second = (taken.id, Image::of(bed.device.path())?);
+    // somebody looks for what nothing names: of no device, and no writer begins beside him
+    let sweep = "/bucket/some/where/lock/.sweep";
+    for expires in [600, 1] {
+        let words = format!(
+            r#"{{"token":"x","process":7,"host":"elsewhere","boot":"b","space":"s","expires_after_s":{expires},"renewed":0}}"#
+        );
+        let (status, body) = bed.server.ask("PUT", sweep, &[], words.as_bytes())?;
+        ensure!(status == 200, "write a lock: {status} {body}");
+        if expires == 600 {
+            refused(bed.backup()?, "process 7 on elsewhere")?;
+        }
+    }
+    std::thread::sleep(Duration::from_millis(2500));
+    bed.care.backup(&[])?;
     // a person knows that it is dead
     lock(&bed.server, 600)?;
     churn(bed.device.path(), &mut bed.random, 5)?;

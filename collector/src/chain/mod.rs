@@ -25,7 +25,7 @@ use crate::format::{
 use crate::repository::{
     IndexReader, PieceStream, Repository, Run, ahead, is_harm, is_lost, lost_pieces, stack,
 };
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 pub use crate::repository::{Content, Piece, Stored};
@@ -67,7 +67,20 @@ impl Chain {
     /// # Errors
     /// [`Kind::NotFound`] if the point is not there, [`Kind::Damaged`] if the chain below it is not whole.
     pub fn resolve(repository: &Repository, device: &DeviceId, point: PointId) -> Result<Self> {
-        Self::trace(repository, device, point, false)
+        Self::trace(repository, device, point, false, &BTreeSet::new())
+    }
+
+    /// As [`resolve`](Self::resolve), as if the point did not have these maps.
+    ///
+    /// # Errors
+    /// As [`resolve`](Self::resolve).
+    fn without_maps(
+        repository: &Repository,
+        device: &DeviceId,
+        point: PointId,
+        but: &BTreeSet<u32>,
+    ) -> Result<Self> {
+        Self::trace(repository, device, point, false, but)
     }
 
     /// As [`resolve`](Self::resolve), but what is missing or damaged below the asked point is not an error: what only
@@ -76,14 +89,20 @@ impl Chain {
     /// # Errors
     /// If the asked point's manifest cannot be read: nothing is known without it.
     pub fn salvage(repository: &Repository, device: &DeviceId, point: PointId) -> Result<Self> {
-        Self::trace(repository, device, point, true)
+        Self::trace(repository, device, point, true, &BTreeSet::new())
     }
 
-    fn trace(repository: &Repository, device: &DeviceId, point: PointId, salvage: bool) -> Result<Self> {
+    fn trace(
+        repository: &Repository,
+        device: &DeviceId,
+        point: PointId,
+        salvage: bool,
+        but: &BTreeSet<u32>,
+    ) -> Result<Self> {
         let (mut at, mut hash) = repository.manifest(device, point)?;
-        let mapped = repository.mapped(device)?;
+        let mapped = maps_but(repository, &at, but)?;
+        let mut doubtful = !but.is_empty();
         let (mut points, mut seen, mut broken) = (Vec::new(), HashSet::new(), None);
-        let mut doubtful = false;
         loop {
             if !seen.insert(at.point) {
                 return Err(Error::new(Kind::Damaged, format!("chain of {point} runs in a circle")));
@@ -116,12 +135,17 @@ impl Chain {
         &self.points
     }
 
-    /// If a map could not be used: what lies below it is all there all the same.
+    /// If a map could not be used: what lies below it is all there all the same, every index readable to its last byte.
     ///
     /// # Errors
     /// [`Kind::Damaged`] if not.
     fn expect_whole(&self) -> Result<()> {
-        if self.doubtful { self.repository.expect_segments(&self.image(self.all())?.1) } else { Ok(()) }
+        if !self.doubtful {
+            return Ok(());
+        }
+        let (mut image, segments) = self.image(self.all())?;
+        self.repository.expect_segments(&segments)?;
+        image.try_for_each(|piece| piece.map(drop))
     }
 
     /// The asked point.
@@ -203,6 +227,17 @@ impl Chain {
             folded.push(run.into_stream());
         }
     }
+}
+
+/// The maps to use of a point's device, as if the point did not have these.
+fn maps_but(repository: &Repository, top: &Manifest, but: &BTreeSet<u32>) -> Result<BTreeMap<PointId, u32>> {
+    let mut mapped = repository.mapped(&top.device.id)?;
+    if !but.is_empty() {
+        let left = repository.map_numbers(top)?.into_iter().filter(|number| !but.contains(number)).max();
+        mapped.remove(&top.point);
+        mapped.extend(left.map(|number| (top.point, number)));
+    }
+    Ok(mapped)
 }
 
 /// The manifest of a point's parent, and its hash.

@@ -109,14 +109,14 @@ impl Terminal {
             ensure!(Instant::now() < until, "it does not end:\n{}", self.lines().join("\n"));
             std::thread::sleep(Duration::from_millis(20));
         };
+        let now = tcgetattr(&self.line)?;
+        let modes = |t: &Termios| (t.input_modes, t.output_modes, t.control_modes, t.local_modes);
+        ensure!(modes(&now) == modes(&self.before), "its modes are not as before: {now:?}");
         // the last of what it wrote may still be on its way
         self.wait("what stood there before", |lines| lines[0].contains(BEFORE))?;
         let screen = self.screen.lock().unwrap_or_else(PoisonError::into_inner);
         ensure!(!screen.screen().alternate_screen(), "it left its own screen standing");
         ensure!(!screen.screen().hide_cursor(), "the cursor is hidden");
-        let now = tcgetattr(&self.line)?;
-        let modes = |t: &Termios| (t.input_modes, t.output_modes, t.control_modes, t.local_modes);
-        ensure!(modes(&now) == modes(&self.before), "{now:?} is not {:?}", self.before);
         Ok(status)
     }
 }

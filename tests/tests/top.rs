@@ -155,6 +155,20 @@ fn every_way_out_gives_the_terminal_back() -> Result<()> {
     Ok(())
 }
 
+/// Nobody can give a terminal back after SIGKILL: what judges the other ways out must see that.
+#[test]
+fn a_terminal_that_is_not_given_back_is_noticed() -> Result<()> {
+    const NAME: &str = "top::a_terminal_that_is_not_given_back_is_noticed";
+    skip_if!(no_setsid(), NAME);
+    let scratch = Scratch::new("top-killed")?;
+    let mut terminal = top(&Home::new(&scratch)?, &[])?;
+    terminal.wait("the first frame", |lines| lines[1].starts_with("nothing is tracked"))?;
+    kill_process(Pid::from_raw(terminal.process().try_into()?).context("process")?, Signal::KILL)?;
+    let why = terminal.ended().err().context("a terminal in raw mode counts as given back")?;
+    ensure!(why.to_string().contains("modes"), "{why:#}");
+    Ok(())
+}
+
 #[test]
 fn without_a_terminal_it_says_what_to_use() -> Result<()> {
     let scratch = Scratch::new("top-pipe")?;

@@ -116,3 +116,32 @@ pub fn serve(file: &Path) -> Result<()> {
     log::info!("stopped");
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jobs_that_nobody_ran_are_overdue_and_those_that_run_or_rest_are_not() {
+        const HOUR: u64 = 3_600_000;
+        let names = ["late", "failed", "early", "running", "paused", "asked", "new"];
+        let every = |name: &str| if name == "asked" { "" } else { "every = \"1h\"\n" };
+        let job = |name: &str| format!("[job.{name}]\ndevice = \"d\"\nrepository = \"r\"\n{}", every(name));
+        let jobs: String = names.iter().map(|name| job(name)).collect();
+        let text = format!("[repository.r]\nlocation = \"/r\"\n[device.d]\npath = \"/dev/d\"\n{jobs}");
+        let config = Config::parse(&text).unwrap();
+        let (now, old) = (100 * HOUR + 1, Memory { covered: 98 * HOUR, ..Memory::default() });
+        let known = [
+            ("late", old.clone()),
+            ("failed", Memory { failures: 3, retry_at: Some(now + 9), ..old.clone() }),
+            ("early", Memory { covered: 100 * HOUR, ..Memory::default() }),
+            ("running", Memory { running: Some(now), ..old.clone() }),
+            ("paused", Memory { paused: true, ..old.clone() }),
+            ("asked", old.clone()),
+            ("dropped", old),
+        ];
+        let known = known.map(|(name, memory)| (name.to_owned(), memory)).into();
+        let wanted = [("failed".to_owned(), 99 * HOUR), ("late".to_owned(), 99 * HOUR)];
+        assert_eq!(overdue(&config, &known, now), wanted.into());
+    }
+}

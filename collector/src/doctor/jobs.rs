@@ -208,7 +208,7 @@ fn units(facts: &Facts) -> Vec<Finding> {
             "not-found" | "" => finding.is(
                 level,
                 format!("{name} is not installed"),
-                "cp packaging/systemd/*.service /etc/systemd/system/, then enable it",
+                "install the package (docs/PACKAGING.md), or copy it from packaging/systemd, and enable it",
             ),
             state => {
                 finding.is(level, format!("{name} is {state}"), format!("systemctl enable --now {name}"))

@@ -38,6 +38,7 @@ pub mod replica;
 pub mod scratch;
 pub mod server;
 pub mod strokes;
+pub mod terminal;
 pub mod tracked;
 pub mod tree;
 pub mod workload;

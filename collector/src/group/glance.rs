@@ -240,3 +240,32 @@ impl Before {
         times(A_LOOK, changed.len()).saturating_add(times(AN_ENTRY, entries))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::{NodeKind, Part, Place, device_at};
+
+    /// A file of one part at `at` of device 0.
+    fn file(inode: u64, at: u64, length: u64) -> Node {
+        let place = Place::Image(device_at(0) + at);
+        let id = NodeId { volume: 0, inode };
+        Node { size: length, parts: vec![Part { at: 0, length, place }], ..Node::bare(id, NodeKind::File) }
+    }
+
+    /// Of a block that is copied for one file, what another has in it is copied too: else it would be zero from then on.
+    #[test]
+    fn neighbours_in_a_block_are_near() {
+        let all = [file(1, 0, 1024), file(2, 1024, 1024), file(3, 1 << 20, 1024), file(4, 2048, 1024)];
+        let parts: Vec<_> = content(all.iter()).zip(all.iter().map(|node| node.id)).collect();
+        // the fourth is not there any more
+        let nodes: BTreeMap<_, _> = all[..3].iter().map(|node| (node.id, node.clone())).collect();
+        let looked = HashSet::from([all[0].id]);
+        let found = near(&nodes, &looked, &parts, &ExtentSet::new());
+        assert_eq!(found.iter().copied().collect::<Vec<_>>(), [Extent::new(device_at(0), 2048)]);
+        assert!(near(&nodes, &HashSet::new(), &parts, &ExtentSet::new()).is_empty());
+        let changed = [Extent::new(device_at(0) + (1 << 20), 512)].into_iter().collect();
+        let found = near(&nodes, &HashSet::new(), &parts, &changed);
+        assert_eq!(found.iter().copied().collect::<Vec<_>>(), [Extent::new(device_at(0) + (1 << 20), 1024)]);
+    }
+}

@@ -231,12 +231,15 @@ fn plant_names(care: &mut Grouped<'_>) -> Result<()> {
     fs::set_permissions(care.at("a/b"), fs::Permissions::from_mode(0o1700))?;
     attribute(&care.at("a/small"), "user.note", b"\0binary\xff")?;
     attribute(&care.at("a"), "user.folder", &[7; 700])?;
-    // an access list: user 1234 may read
+    attribute(&care.at("one"), "system.posix_acl_access", &access_list())
+}
+
+/// An access list by which user 1234 may read.
+pub fn access_list() -> Vec<u8> {
     let list = [
         2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 2, 0, 4, 0, 210, 4, 0, 0, 4, 0, 4, 0, 255, 255, 255, 255,
     ];
-    let list = [&list[..], &[16, 0, 4, 0, 255, 255, 255, 255, 32, 0, 0, 0, 255, 255, 255, 255]].concat();
-    attribute(&care.at("one"), "system.posix_acl_access", &list)
+    [&list[..], &[16, 0, 4, 0, 255, 255, 255, 255, 32, 0, 0, 0, 255, 255, 255, 255]].concat()
 }
 
 /// Sets an extended attribute.

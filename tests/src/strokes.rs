@@ -1,7 +1,7 @@
 //! Whatever can happen to the files of a group and around them, one random stroke at a time.
 
 use crate::device::{open_with, put};
-use crate::grouped::{Grouped, attribute};
+use crate::grouped::{Grouped, access_list, attribute};
 use crate::host::run;
 use crate::raw;
 use anyhow::{Context, Result};
@@ -125,7 +125,7 @@ const DEEDS: &[(&str, Deed)] = &[
         Ok(rustix::fs::removexattr(entry(group, there), "user.large")?)
     }),
     ("set an access list", |group, there| {
-        run("setfacl", ["-m".as_ref(), "u:1234:r".as_ref(), entry(group, there).as_os_str()]).map(drop)
+        attribute(&entry(group, there), "system.posix_acl_access", &access_list())
     }),
     ("link", |group, there| Ok(fs::hard_link(file(group, there), fresh(group, there))?)),
     ("link what had no name", |group, there| {

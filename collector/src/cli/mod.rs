@@ -18,6 +18,7 @@ mod keeping;
 mod keys;
 mod listing;
 mod living;
+mod looking;
 mod making;
 mod monitor;
 mod output;
@@ -34,12 +35,18 @@ mod unpacking;
 
 use anyhow::Result;
 use args::{Cli, Verb};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use output::Ending;
 use std::process::ExitCode;
 
+/// The command line itself: man pages and completions are made from it (`packaging`).
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// The program.
 pub fn main() -> ExitCode {
+    crate::sys::look_up_names_alone();
     let cli = Cli::parse();
     log_to(cli.verb.serves());
     match run(cli) {
@@ -81,6 +88,8 @@ fn run(cli: Cli) -> Result<Ending> {
         Verb::Save(args) => living::save(&args),
         Verb::Resume(args) => living::resume(&args),
         Verb::Status(args) => tracking::status(&args),
+        Verb::Top(args) => looking::top(&args),
+        Verb::Doctor(args) => looking::doctor(&args, &source),
         Verb::Daemon(args) => daemon::daemon(args),
         Verb::Diff(args) => comparing::diff(&args),
         Verb::Backup(args) => making::backup(&args),

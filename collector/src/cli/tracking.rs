@@ -4,7 +4,7 @@ use super::args::{Diff, Status, Track, Untrack};
 use super::output::{Ending, print, print_json, say};
 use super::show::{Table, bytes, duration, extents, time};
 use crate::block::Extent;
-use crate::diff::{self, Look};
+use crate::diff::{self, Health, Look};
 use crate::error::{Error, Kind};
 use crate::life;
 use crate::sys::device::BlockDevice;
@@ -31,6 +31,9 @@ pub fn track(args: &Track) -> Result<Ending> {
 /// Stops tracking.
 pub fn untrack(args: &Untrack) -> Result<Ending> {
     let places = Places::from_env();
+    if args.all {
+        return untrack_all(&places);
+    }
     each(&args.devices, |device| {
         if !tracker::untrack(&places, device)? {
             let text = format!("{} is not tracked", device.display());
@@ -41,29 +44,29 @@ pub fn untrack(args: &Untrack) -> Result<Ending> {
     })
 }
 
-/// Does `deed` for every device; reports all failures, and returns the last one as the result.
+/// Stops tracking everything.
+fn untrack_all(places: &Places) -> Result<Ending> {
+    let all = tracker::untrack_all(places)?.into_iter();
+    every(all.map(|(device, untracked)| {
+        untracked?;
+        print(&format!("no longer tracking {}\n", device.display())).map(drop)
+    }))
+}
+
+/// Does `deed` for every device.
 fn each(devices: &[PathBuf], deed: impl Fn(&Path) -> Result<()>) -> Result<Ending> {
+    every(devices.iter().map(|device| deed(device)))
+}
+
+/// Goes on after failures; reports them all, and returns the last one as the result.
+fn every(deeds: impl Iterator<Item = Result<()>>) -> Result<Ending> {
     let mut failed = None;
-    for device in devices {
-        if let Err(error) = deed(device)
-            && let Some(earlier) = failed.replace(error)
-        {
+    for error in deeds.filter_map(Result::err) {
+        if let Some(earlier) = failed.replace(error) {
             say(&super::output::explain(&earlier));
         }
     }
     failed.map_or(Ok(Ending::Fine), Err)
-}
-
-/// How far the tracking of a device can be trusted.
-#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Health {
-    /// Our counters kept step with the kernel's.
-    Proven,
-    /// Nothing was written yet, so nothing could be compared.
-    Unproven,
-    /// See the reasons.
-    Suspect,
 }
 
 /// One device of `status`.
@@ -101,15 +104,9 @@ struct Program {
 
 impl Row {
     fn of(look: Look) -> Self {
+        let health = look.health();
         let Look { difference, state, reading, .. } = look;
         let programs = reading.programs;
-        let seen = reading.kernel > state.baseline.kernel_at_start;
-        let health = match (difference.suspect.is_empty(), seen) {
-            (false, _) => Health::Suspect,
-            (true, true) => Health::Proven,
-            (true, false) => Health::Unproven,
-        };
-        let bitmaps = state.sealed.len() as u64 + 1;
         Self {
             size: state.identity.size,
             granularity: state.granularity.bytes(),
@@ -124,7 +121,7 @@ impl Row {
             start_points: super::starting::Row::all(&state),
             sealed_epochs: state.sealed.len(),
             running_epoch: state.epoch,
-            memory_bytes: bitmaps * state.granularity.words(state.identity.size) * 8,
+            memory_bytes: state.memory(),
             programs: programs.into_iter().map(Program::of).collect(),
             device: state.path,
             session: state.session,
@@ -221,7 +218,7 @@ fn words(rows: &[Row]) -> String {
             time(row.tracked_since_unix_ms),
             bytes(row.changed_bytes),
             duration(Duration::from_millis(age)),
-            health(row.health).to_owned(),
+            row.health.words().to_owned(),
             bytes(row.memory_bytes),
             row.base_point.clone().unwrap_or_else(|| "-".into()),
         ]);
@@ -233,14 +230,6 @@ fn words(rows: &[Row]) -> String {
         }
     }
     format!("{table}{reasons}")
-}
-
-fn health(health: Health) -> &'static str {
-    match health {
-        Health::Proven => "proven",
-        Health::Unproven => "unproven (no write seen yet)",
-        Health::Suspect => "SUSPECT",
-    }
 }
 
 /// A difference list for programs.

@@ -9,6 +9,7 @@ mod chains;
 mod crash;
 mod document;
 mod full;
+mod groups;
 mod growth;
 mod incremental;
 mod interleaved;
@@ -40,7 +41,7 @@ impl Benchmark {
     }
 }
 
-const BENCHMARKS: [Benchmark; 6] = [
+const BENCHMARKS: [Benchmark; 7] = [
     Benchmark {
         name: "track",
         about: "the price of tracking: time in the programs, rates and latencies, memory, cuts, other ways",
@@ -60,6 +61,11 @@ const BENCHMARKS: [Benchmark; 6] = [
         name: "restore",
         about: "a restore and a check against the machine's limits and qemu-img convert back to raw",
         run: restore::run,
+    },
+    Benchmark {
+        name: "groups",
+        about: "an increment of a million files in which nothing changed, against restic and tar",
+        run: groups::run,
     },
     Benchmark { name: "chains", about: "restoring points of chains of 1 to 1,000", run: chains::run },
     Benchmark {

@@ -12,6 +12,7 @@ use tests::daemon::Scene;
 use tests::device::{Loop, O_DIRECT, open_with, put};
 use tests::host::{self, run, say};
 use tests::image::{Aligned, fill};
+use tests::product::Ended;
 use tests::random::Random;
 use tests::skip_if;
 
@@ -152,6 +153,32 @@ fn a_device_that_vanishes_holds_up_no_other_and_comes_back() -> Result<()> {
     scene.stop_jobs()?;
     scene.ensure_restores(back.path())?;
     scene.stop()
+}
+
+/// A run looks whether the repository is there, and opens it: in between it may be unmounted or moved.
+#[test]
+fn a_repository_that_vanishes_when_a_run_has_just_seen_it_is_not_made_anew() -> Result<()> {
+    const NAME: &str = "daemon::a_repository_that_vanishes_when_a_run_has_just_seen_it_is_not_made_anew";
+    skip_if!(host::no_tracking(), NAME);
+    let scene = Scene::new("daemon-vanish")?;
+    let disk = Loop::new(&scene.scratch, "disk", 8 << 20)?;
+    let files = scene.scratch.fresh("files");
+    std::fs::create_dir(&files)?;
+    put(&files.join("file"), b"content")?;
+    let group = format!("[group.g]\npaths = [{files:?}]\n[job.files]\ngroup = \"g\"\nrepository = \"r\"\n");
+    scene.configure(&[disk.path()], &group, "")?;
+    let away = scene.repo.with_extension("away");
+    for job in ["job0", "files"] {
+        scene.home.ok(["run", job])?;
+        let child = scene.home.stopped_at("run.known", ["run", job])?;
+        rename(&scene.repo, &away)?;
+        let ended = Ended::after_stop(child)?.expect(1, job)?;
+        ensure!(!scene.repo.exists(), "{job}: something was made where the repository was: {ended}");
+        rename(&away, &scene.repo)?;
+        let report = scene.home.json(["run", job])?;
+        ensure!(report["kind"] == "incremental", "{job}: {report}");
+    }
+    Ok(())
 }
 
 /// What systemd wants to hear of a service of `Type=notify` with a watchdog.

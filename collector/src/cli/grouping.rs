@@ -1,7 +1,7 @@
 //! `group`: groups of files.
 
 use super::listing::{consistency, kind};
-use super::making::remember;
+use super::making::{cover_if_free, remember};
 use super::output::{Ending, print, print_json, say};
 use super::progress::{Bar, stop_flag};
 use super::show::{Table, bytes, duration as lasted, time};
@@ -154,6 +154,8 @@ pub struct How<'a> {
     pub devices: &'a [PathBuf],
     /// It is no error if none is tracked.
     pub untracked: bool,
+    /// There is a repository, as earlier runs know: none is made.
+    pub known: bool,
 }
 
 fn asked(args: &Backup, bar: &Bar) -> Result<Outcome> {
@@ -171,6 +173,7 @@ fn asked(args: &Backup, bar: &Bar) -> Result<Outcome> {
         merge_every: args.merge_every,
         devices: &args.devices,
         untracked: args.untracked,
+        known: false,
     };
     make(&Subject { name: args.name.clone(), pick }, &how, &wishes, bar)
 }
@@ -191,7 +194,10 @@ pub fn make(subject: &Subject, how: &How<'_>, wishes: &Wishes, show: &dyn Show) 
     for seat in &seats {
         job::place::judge(Some(seat.dev), Location::parse(how.repo)?.folder(), &wishes)?;
     }
-    let repo = Repository::open_or_create(how.repo)?;
+    let repo = match how.known {
+        true => Repository::open(how.repo)?,
+        false => Repository::open_or_create(how.repo)?,
+    };
     let outcome = group::backup(subject, seats, &repo, &wishes, show)?;
     let manifest = &outcome.manifest;
     remember(&repo, manifest);
@@ -200,6 +206,7 @@ pub fn make(subject: &Subject, how: &How<'_>, wishes: &Wishes, show: &dyn Show) 
     {
         say(&format!("point {} was not merged: {error}", manifest.point));
     }
+    cover_if_free(&repo, &manifest.device.id);
     Ok(outcome)
 }
 

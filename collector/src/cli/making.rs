@@ -100,7 +100,7 @@ pub(super) fn make(args: &Making, full: bool, show: &dyn Show) -> Result<Outcome
         diagnostics.print();
     }
     let source = LiveDevice::open(&args.device)?;
-    let repo = Repository::open_or_create_with_parity(&args.repo, args.parity)?;
+    let repo = args.repository()?;
     let subject = Subject {
         ident: job::identify_in(&repo, &device),
         number: Some(device.dev),
@@ -122,6 +122,15 @@ pub(super) fn make(args: &Making, full: bool, show: &dyn Show) -> Result<Outcome
         say(&format!("the point is made; parity was not, the next backup or repair makes it: {why}"));
     }
     Ok(outcome)
+}
+
+impl Making {
+    fn repository(&self) -> Result<Repository, Error> {
+        if self.known {
+            return Repository::open(&self.repo);
+        }
+        Repository::open_or_create_with_parity(&self.repo, self.parity)
+    }
 }
 
 /// Parity for what has none yet, if it is wanted.

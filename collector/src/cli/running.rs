@@ -25,7 +25,7 @@ use crate::job::{self, Hook, Show, Wishes, Yielding};
 use crate::life;
 use crate::repository::{Access, Repository};
 use crate::sys::device::BlockDevice;
-use crate::sys::publish;
+use crate::sys::{failpoint, publish};
 use crate::tracker::{self, Places, now_ms};
 use crate::tree::Pick;
 use anyhow::Result;
@@ -204,7 +204,7 @@ impl Task<'_> {
     /// The backup of a group.
     fn group(&self, name: &str, table: &GroupTable, report: &mut Report) -> Result<DeviceId> {
         let bar = Bar::new(stop_flag()?);
-        self.ensure_known()?;
+        let known = self.is_known()?;
         let pick =
             Pick { paths: table.paths.clone(), globs: table.globs.clone(), excludes: table.excludes.clone() };
         let subject = group::Group { name: name.to_owned(), pick };
@@ -213,6 +213,7 @@ impl Task<'_> {
             merge_every: self.job.merge_every,
             devices: &[],
             untracked: true,
+            known,
         };
         let compression = *self.job.compression;
         let wishes = Wishes { full: self.full, compression, ..Wishes::default() };
@@ -250,8 +251,8 @@ impl Task<'_> {
             latency: table.write_latency.as_ref().map(|time| **time),
         };
         let show = Yielding::new(&bar, disk, budget);
-        self.ensure_known()?;
-        let outcome = making::make(&self.making(table, path), self.full, &show)?;
+        let making = Making { known: self.is_known()?, ..self.making(table, path) };
+        let outcome = making::make(&making, self.full, &show)?;
         bar.clear();
         let m = &outcome.manifest;
         fill(report, m, outcome.why_full.as_ref());
@@ -261,13 +262,14 @@ impl Task<'_> {
         Ok(m.device.id.clone())
     }
 
-    /// A repository that was there once is never made anew: a file system may only not be mounted.
-    fn ensure_known(&self) -> Result<(), Error> {
+    /// A repository that was there once is never made anew: a file system may only not be mounted. True if it was, and is
+    /// there now; by the time it is opened again it may be gone.
+    fn is_known(&self) -> Result<bool, Error> {
         let (note, location) = (self.note_file(), &self.repository.location);
         let text = std::fs::read_to_string(&note).unwrap_or_default();
-        let Some((known, uuid)) = text.trim_end().split_once('\n') else { return Ok(()) };
+        let Some((known, uuid)) = text.trim_end().split_once('\n') else { return Ok(false) };
         if known != location {
-            return Ok(());
+            return Ok(false);
         }
         let hint = format!(
             "is its file system mounted? a new one is made only where there never was one; to begin anew remove {}",
@@ -275,7 +277,7 @@ impl Task<'_> {
         );
         let what = format!("find the repository of the runs before at {location}");
         match Repository::open(location) {
-            Ok(repo) if repo.uuid().to_string() == uuid => Ok(()),
+            Ok(repo) if repo.uuid().to_string() == uuid => failpoint("run.known").map(|()| true),
             Ok(_) => Err(Error::new(Kind::Unsupported, format!("{what}: another one is there")).hint(hint)),
             Err(error) if error.kind() == Kind::NotFound => Err(error.within(what).hint(hint)),
             Err(error) => Err(error.within(what)),
@@ -312,6 +314,7 @@ impl Task<'_> {
             // as the repository says
             parity: None,
             since: self.job.since.as_ref().map(|since| **since),
+            known: false,
         }
     }
 

@@ -31,7 +31,7 @@ use crate::tree::Pick;
 use anyhow::Result;
 use clap::Args;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// `run`.
 #[derive(Debug, Args)]
@@ -140,6 +140,8 @@ fn reach(task: &Task<'_>, source: &Source) {
             ..Unlock::default()
         };
         crate::repository::choose_keys(Box::new(source.with(unlock)));
+    } else {
+        crate::repository::choose_keys(Box::new(source.clone()));
     }
     let mut access = Access::default();
     access.endpoint.clone_from(&table.s3_endpoint);
@@ -191,10 +193,11 @@ impl Task<'_> {
     }
 
     fn deed(&self, path: &Path, report: &mut Report) -> Result<()> {
-        let device = match self.subject {
-            Subject::Device(_) => self.device(path, report)?,
-            Subject::Group(name, table) => self.group(name, table, report)?,
-        };
+        let bar = Bar::new(stop_flag()?);
+        let device = patiently(&bar, || match self.subject {
+            Subject::Device(_) => self.device(path, &bar, report),
+            Subject::Group(name, table) => self.group(name, table, &bar, report),
+        })?;
         if let Some(dropped) = self.prune(&device)? {
             report.pruned = dropped;
         }
@@ -202,8 +205,7 @@ impl Task<'_> {
     }
 
     /// The backup of a group.
-    fn group(&self, name: &str, table: &GroupTable, report: &mut Report) -> Result<DeviceId> {
-        let bar = Bar::new(stop_flag()?);
+    fn group(&self, name: &str, table: &GroupTable, bar: &Bar, report: &mut Report) -> Result<DeviceId> {
         let known = self.is_known()?;
         let pick =
             Pick { paths: table.paths.clone(), globs: table.globs.clone(), excludes: table.excludes.clone() };
@@ -217,7 +219,7 @@ impl Task<'_> {
         };
         let compression = *self.job.compression;
         let wishes = Wishes { full: self.full, compression, ..Wishes::default() };
-        let outcome = grouping::make(&subject, &how, &wishes, &bar)?;
+        let outcome = grouping::make(&subject, &how, &wishes, bar)?;
         bar.clear();
         let m = &outcome.manifest;
         fill(report, m, outcome.why_full.as_ref());
@@ -231,7 +233,7 @@ impl Task<'_> {
     }
 
     /// The backup of a device.
-    fn device(&self, path: &Path, report: &mut Report) -> Result<DeviceId> {
+    fn device(&self, path: &Path, bar: &Bar, report: &mut Report) -> Result<DeviceId> {
         let Subject::Device(table) = self.subject else {
             return Err(Error::new(Kind::Bug, "the job is not of a device").into());
         };
@@ -244,13 +246,12 @@ impl Task<'_> {
             let how = before.map(|outcome| super::living::words(&outcome));
             say(&format!("{}: {}", path.display(), how.unwrap_or_else(|| "tracked from now on".into())));
         }
-        let bar = Bar::new(stop_flag()?);
         let disk = device.disk;
         let budget = job::Budget {
             pressure: table.io_pressure.as_ref().map(|part| part.0),
             latency: table.write_latency.as_ref().map(|time| **time),
         };
-        let show = Yielding::new(&bar, disk, budget);
+        let show = Yielding::new(bar, disk, budget);
         let making = Making { known: self.is_known()?, ..self.making(table, path) };
         let outcome = making::make(&making, self.full, &show)?;
         bar.clear();
@@ -336,6 +337,24 @@ impl Task<'_> {
         making::cover_if_free(&repo, device);
         keep(&stamp, b"")?;
         Ok(Some(pruned.plan.drop.len() as u64))
+    }
+}
+
+/// How long a job waits for another one, of a group that lies on its device or of a device that its group lies on: which
+/// these are nobody knows before the run.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Does it again while somebody else is at work on what it needs.
+fn patiently<T>(bar: &Bar, mut work: impl FnMut() -> Result<T>) -> Result<T> {
+    let give_up = Instant::now() + PATIENCE;
+    let busy = |error: &anyhow::Error| error.downcast_ref().map(Error::kind) == Some(Kind::Busy);
+    loop {
+        match work() {
+            Err(error) if busy(&error) && Instant::now() < give_up && !bar.stopped() => {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            done => return done,
+        }
     }
 }
 

@@ -1,9 +1,9 @@
 //! Promise: with `--parity`, what a store loses or spoils of a repository, up to that share, `check` calls repairable and
-//! `repair` puts back byte for byte, in a folder and in a bucket.
+//! `repair` puts back byte for byte, in a folder and in a bucket, of a device and of a group.
 
 use anyhow::{Context, Result, ensure};
 use std::path::Path;
-use tests::device::Loop;
+use tests::device::{Loop, Mounted};
 use tests::fault::files_below;
 use tests::image::{Image, fill};
 use tests::protected::Protected;
@@ -111,5 +111,45 @@ fn what_a_bucket_lost_comes_back() -> Result<()> {
         ensure!(status < 300, "harm {key}: {status} {body}");
         ensure_comes_back(&care, &points, kind)?;
     }
+    Ok(())
+}
+
+/// A group's backup does all that a device's does after its point: parity, merges.
+#[test]
+fn what_a_group_stored_comes_back() -> Result<()> {
+    const NAME: &str = "parity::what_a_group_stored_comes_back";
+    skip_if!(host::no_tracking(), NAME);
+    let scratch = Scratch::new("parity-group")?;
+    let mut random = Random::for_test(NAME);
+    let device = Loop::new(&scratch, "disk", 64 << 20)?;
+    host::run("mkfs.ext4", ["-q".as_ref(), device.path().as_os_str()])?;
+    let care = Protected::new(&scratch, device.path())?;
+    let mounted = Mounted::new(&scratch, device.path(), "")?;
+    let repo = care.repo.display().to_string();
+    let file = mounted.point().join("file");
+    let mut now = Vec::new();
+    for round in 0..3 {
+        now = random.bytes(1 << 20);
+        std::fs::write(&file, &now)?;
+        let path = file.display().to_string();
+        let words = ["group", "backup", "--name", "g", "--path", &path, "--repo", &repo];
+        care.home.ok(words.into_iter().chain(["--parity", "2%", "--merge-every", "1"]))?;
+        let state = care.home.json(["check", "--repo", &repo])?;
+        ensure!(state["parity"]["groups"].as_u64() > Some(0), "round {round}: no parity: {state}");
+        ensure!(state["parity"]["uncovered"] == 0, "round {round}: {state}");
+    }
+    for kind in ["seg", "idx", "map", "bak"] {
+        let lost =
+            files_below(&care.repo.join(kind))?.into_iter().next().with_context(|| format!("no {kind}"))?;
+        std::fs::remove_file(lost)?;
+        care.home.run(["check", "--repo", &repo, "--read-data"])?.expect(3, kind)?;
+        care.home.ok(["repair", "--repo", &repo])?;
+        care.ensure_sound()?;
+    }
+    let into = scratch.fresh("back");
+    let into_name = into.display().to_string();
+    care.home.ok(["restore", "--repo", &repo, "--group", "g", "--point", "latest", "--into", &into_name])?;
+    let back = into.join(file.strip_prefix("/")?);
+    ensure!(std::fs::read(&back)? == now, "{} differs", back.display());
     Ok(())
 }

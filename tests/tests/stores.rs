@@ -169,14 +169,7 @@ fn one_writer_and_a_lock_left_by_the_dead() -> Result<()> {
     let list = bed.care.home.json(["list", "--repo", &bed.direct()])?;
     let device = list[0]["device"].as_str().context("no device")?.to_owned();
     let path = format!("/bucket/some/where/lock/{device}");
-    let lock = |server: &Server, expires: u64| -> Result<()> {
-        let words = format!(
-            r#"{{"token":"x","process":7,"host":"elsewhere","boot":"b","space":"s","expires_after_s":{expires},"renewed":0}}"#
-        );
-        let (status, body) = server.ask("PUT", &path, &[], words.as_bytes())?;
-        ensure!(status == 200, "write a lock: {status} {body}");
-        Ok(())
-    };
+    let lock = |server: &Server, expires: u64| lock_as_another(server, &path, expires);
     // somebody on another machine writes
     lock(&bed.server, 600)?;
     churn(bed.device.path(), &mut bed.random, 5)?;
@@ -187,6 +180,7 @@ fn one_writer_and_a_lock_left_by_the_dead() -> Result<()> {
     let taken = bed.care.backup(&[])?;
     ensure!(taken.json["notes"].to_string().contains("taken over"), "no word of it: {}", taken.json["notes"]);
     let second = (taken.id, Image::of(bed.device.path())?);
+    beside_a_sweep(&mut bed)?;
     // a person knows that it is dead
     lock(&bed.server, 600)?;
     churn(bed.device.path(), &mut bed.random, 5)?;
@@ -204,6 +198,26 @@ fn one_writer_and_a_lock_left_by_the_dead() -> Result<()> {
     bed.proxy.plan(|_| None);
     ensure!(bed.care.points()? == before, "a point was committed without the lock");
     bed.ensure_restore(&[point, second], "two writers")
+}
+
+/// Writes the lock of a process on another machine.
+fn lock_as_another(server: &Server, path: &str, expires: u64) -> Result<()> {
+    let words = format!(
+        r#"{{"token":"x","process":7,"host":"elsewhere","boot":"b","space":"s","expires_after_s":{expires},"renewed":0}}"#
+    );
+    let (status, body) = server.ask("PUT", path, &[], words.as_bytes())?;
+    ensure!(status == 200, "write a lock: {status} {body}");
+    Ok(())
+}
+
+/// Somebody looks for what nothing names: of no device, and no writer begins beside him, unless he died.
+fn beside_a_sweep(bed: &mut Bed<'_>) -> Result<()> {
+    let path = "/bucket/some/where/lock/.sweep";
+    lock_as_another(&bed.server, path, 600)?;
+    refused(bed.backup()?, "process 7 on elsewhere")?;
+    lock_as_another(&bed.server, path, 1)?;
+    std::thread::sleep(Duration::from_millis(2500));
+    bed.care.backup(&[]).map(drop)
 }
 
 /// Writes another's lock, beside all that is under test; the request itself goes on.

@@ -88,6 +88,88 @@ fn the_same_with_an_encrypted_repository() -> Result<()> {
     ensure_two_keys(&mut Bed::encrypted(&scratch, NAME)?, &scratch)
 }
 
+/// What `check` says of parity, with the keeper's key.
+fn parity(bed: &Bed<'_>, keeper: &str) -> Result<serde_json::Value> {
+    Ok(bed.care.home.json(["check", "--repo", keeper, "--read-data"])?["parity"].clone())
+}
+
+/// The groups that lie in the bucket.
+fn groups(bed: &Bed<'_>) -> Result<BTreeSet<String>> {
+    let keys = bed.server.keys("bucket")?.into_iter().filter(|key| key.contains("/par/"));
+    Ok(keys
+        .filter_map(|key| Some(key.rsplit_once('/')?.0.to_owned()))
+        .filter(|key| !key.ends_with("/par"))
+        .collect())
+}
+
+/// Harms an object of a kind past all rights, and has the keeper repair it.
+fn ensure_mended(bed: &mut Bed<'_>, keeper: &str, points: &[(String, Image)]) -> Result<()> {
+    for (kind, deed) in [("/seg/", "DELETE"), ("/seg/", "PUT"), ("/idx/", "DELETE"), ("/bak/", "PUT")] {
+        let key =
+            bed.server.keys("bucket")?.into_iter().find(|key| key.contains(kind)).context("no such key")?;
+        let (status, body) = bed.server.ask(deed, &format!("/bucket/{key}"), &[], b"rotten")?;
+        ensure!(matches!(status, 200 | 204), "{deed} {key}: {status} {body}");
+        let done = bed.care.home.run(["repair", "--repo", keeper])?.expect(0, kind)?;
+        ensure!(done.out.contains("put back from parity, byte for byte"), "{deed} {key}: {done}");
+        bed.ensure_restore(points, kind)?;
+    }
+    Ok(())
+}
+
+/// Parity of a host that may not remove: groups that newer ones stand for lie there until the keeper comes, an object that goes
+/// leaves all of them, and what is lost comes back, from the new groups and the old ones.
+fn ensure_parity_of_two_keys(mut bed: Bed<'_>, scratch: &Scratch) -> Result<()> {
+    bed.words.extend(["--parity".to_owned(), "10%".to_owned()]);
+    bed.proxy.plan(rights());
+    let mut points = vec![bed.point()?, bed.point()?, bed.point()?, bed.point()?];
+    let profile = bed.profile(scratch, "keeper", "")?;
+    bed.care.home.set("AWS_SHARED_CREDENTIALS_FILE", &profile);
+    let keeper = format!("{}&profile=keeper", bed.care.repo.display());
+    let so = parity(&bed, &keeper)?;
+    ensure!(so["uncovered"] == 0 && so["short"] == 0, "{so}");
+    let old = groups(&bed)?;
+    ensure!(old.len() > 4, "nothing was left to the keeper: {old:?}");
+    ensure_mended(&mut bed, &keeper, &points)?;
+    // one that no program can read: the host cannot remove it, and covers anew what it was of
+    let spoiled = groups(&bed)?.pop_last().context("no group")?;
+    for key in bed.server.keys("bucket")?.into_iter().filter(|key| key.starts_with(&spoiled)) {
+        let (status, body) = bed.server.ask("PUT", &format!("/bucket/{key}"), &[], b"rotten")?;
+        ensure!(status == 200, "{key}: {status} {body}");
+    }
+    points.push(bed.point()?);
+    let so = parity(&bed, &keeper)?;
+    ensure!(so["uncovered"] == 0, "the host makes no parity any more: {so}");
+    for what in ["prune", "sweep"] {
+        let words = ["prune", "--repo", &keeper, "--keep-last", "2", "--grace", "0"];
+        bed.care.home.run(words)?.expect(0, what)?;
+    }
+    bed.care
+        .home
+        .run(["compact", "--repo", &keeper, "--dead", "1%", "--grace", "0"])?
+        .expect(0, "compact")?;
+    bed.care.home.run(["repair", "--repo", &keeper])?.expect(0, "nothing to repair")?;
+    let so = parity(&bed, &keeper)?;
+    let none = |what: &str| so[what].as_array().is_some_and(Vec::is_empty);
+    ensure!(so["uncovered"] == 0 && so["short"] == 0 && none("mendable") && none("beyond"), "{so}");
+    ensure!(groups(&bed)?.len() < old.len(), "old groups are still there");
+    bed.care.ensure_sound()?;
+    ensure_mended(&mut bed, &keeper, &points[3..])?;
+    points.push(bed.point()?);
+    let so = parity(&bed, &keeper)?;
+    ensure!(so["uncovered"] == 0 && so["short"] == 0, "{so}");
+    bed.ensure_restore(&points[3..], "after all")
+}
+
+#[test]
+fn parity_of_a_key_that_only_adds_is_whole_and_the_keeper_tidies_it() -> Result<()> {
+    const NAME: &str = "two_keys::parity_of_a_key_that_only_adds_is_whole_and_the_keeper_tidies_it";
+    skip_if!(cannot("moto_server"), NAME);
+    let scratch = Scratch::new("adds-parity")?;
+    ensure_parity_of_two_keys(Bed::new(&scratch, NAME)?, &scratch)?;
+    let scratch = Scratch::new("adds-parity-sealed")?;
+    ensure_parity_of_two_keys(Bed::encrypted(&scratch, NAME)?, &scratch)
+}
+
 /// A thief replaces and removes objects in a bucket with versions: a check says so, and the versions bring all back.
 #[test]
 fn what_is_replaced_or_removed_is_said_and_its_version_is_there() -> Result<()> {

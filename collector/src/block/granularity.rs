@@ -3,7 +3,10 @@
 use super::{BLOCK, SECTOR};
 use serde::{Deserialize, Serialize};
 
-/// Bytes per area: a power of two from 4 KiB (default) to 1 MiB.
+/// What a bitmap may have, in bytes, where nobody says how large areas are.
+const BITMAP: u64 = 128 << 20;
+
+/// Bytes per area: a power of two from 4 KiB to 1 MiB; [`for_device`](Self::for_device) where nobody says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "u64", into = "u64")]
 pub struct Granularity(u64);
@@ -11,6 +14,16 @@ pub struct Granularity(u64);
 impl Granularity {
     /// The largest area.
     pub const MAX: u64 = 1 << 20;
+
+    /// The smallest area with which a bitmap of a device of `size` bytes has at most 128 MiB: 4 KiB up to 4 TiB, 16 KiB at
+    /// 16 TiB, 128 KiB at 100 TiB. A backup needs three bitmaps at once for a moment, and making one takes time by its size.
+    pub const fn for_device(size: u64) -> Self {
+        let mut bytes = BLOCK;
+        while bytes < Self::MAX && Self(bytes).words(size) * 8 > BITMAP {
+            bytes *= 2;
+        }
+        Self(bytes)
+    }
 
     /// Bytes per area.
     pub const fn bytes(self) -> u64 {
@@ -54,5 +67,23 @@ impl TryFrom<u64> for Granularity {
 impl From<Granularity> for u64 {
     fn from(g: Granularity) -> u64 {
         g.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn areas_grow_with_the_device_and_the_bitmap_does_not() {
+        const TIB: u64 = 1 << 40;
+        let of = |size| Granularity::for_device(size).bytes();
+        assert_eq!([of(0), of(1), of(4 * TIB)], [4 << 10; 3]);
+        assert_eq!([of(4 * TIB + 1), of(8 * TIB)], [8 << 10; 2]);
+        assert_eq!([of(16 * TIB), of(100 * TIB)], [16 << 10, 128 << 10]);
+        assert_eq!(of(u64::MAX), Granularity::MAX);
+        for size in (0..1000).map(|n| n * TIB) {
+            assert!(Granularity::for_device(size).words(size) * 8 <= BITMAP, "{size}");
+        }
     }
 }

@@ -126,26 +126,12 @@ impl Free {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::{Moment, NodeKind, Text, decode_page};
+    use crate::format::{NodeKind, Text, decode_page};
 
     fn nodes(inodes: impl Iterator<Item = u64>) -> BTreeMap<NodeId, Node> {
         let node = |inode| Node {
-            id: NodeId { volume: 0, inode },
-            kind: NodeKind::Fifo,
-            mode: 0,
-            uid: 0,
-            gid: 0,
-            device: (0, 0),
-            links: 1,
-            size: 0,
-            modified: Moment::default(),
-            changed: Moment::default(),
-            accessed: Moment::default(),
-            names: Vec::new(),
-            attributes: Vec::new(),
             target: Text(vec![7; inode as usize % 50]),
-            parts: Vec::new(),
-            unread: None,
+            ..Node::bare(NodeId { volume: 0, inode }, NodeKind::Fifo)
         };
         inodes.map(node).map(|n| (n.id, n)).collect()
     }

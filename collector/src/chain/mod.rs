@@ -22,8 +22,10 @@ use crate::error::{Error, Kind, Result};
 use crate::format::{
     Blake3, CELL, DeviceId, Manifest, Piece as IndexPiece, PieceContent, PointId, PointKind, SegmentRef,
 };
-use crate::repository::{IndexReader, PieceStream, Repository, Run, is_harm, is_lost, lost_pieces, stack};
-use std::collections::{BTreeMap, HashSet};
+use crate::repository::{
+    IndexReader, PieceStream, Repository, Run, ahead, is_harm, is_lost, lost_pieces, stack,
+};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 pub use crate::repository::{Content, Piece, Stored};
@@ -65,7 +67,20 @@ impl Chain {
     /// # Errors
     /// [`Kind::NotFound`] if the point is not there, [`Kind::Damaged`] if the chain below it is not whole.
     pub fn resolve(repository: &Repository, device: &DeviceId, point: PointId) -> Result<Self> {
-        Self::trace(repository, device, point, false)
+        Self::trace(repository, device, point, false, &BTreeSet::new())
+    }
+
+    /// As [`resolve`](Self::resolve), as if the point did not have these maps.
+    ///
+    /// # Errors
+    /// As [`resolve`](Self::resolve).
+    fn without_maps(
+        repository: &Repository,
+        device: &DeviceId,
+        point: PointId,
+        but: &BTreeSet<u32>,
+    ) -> Result<Self> {
+        Self::trace(repository, device, point, false, but)
     }
 
     /// As [`resolve`](Self::resolve), but what is missing or damaged below the asked point is not an error: what only
@@ -74,14 +89,20 @@ impl Chain {
     /// # Errors
     /// If the asked point's manifest cannot be read: nothing is known without it.
     pub fn salvage(repository: &Repository, device: &DeviceId, point: PointId) -> Result<Self> {
-        Self::trace(repository, device, point, true)
+        Self::trace(repository, device, point, true, &BTreeSet::new())
     }
 
-    fn trace(repository: &Repository, device: &DeviceId, point: PointId, salvage: bool) -> Result<Self> {
+    fn trace(
+        repository: &Repository,
+        device: &DeviceId,
+        point: PointId,
+        salvage: bool,
+        but: &BTreeSet<u32>,
+    ) -> Result<Self> {
         let (mut at, mut hash) = repository.manifest(device, point)?;
-        let mapped = repository.mapped(device)?;
+        let mapped = maps_but(repository, &at, but)?;
+        let mut doubtful = !but.is_empty();
         let (mut points, mut seen, mut broken) = (Vec::new(), HashSet::new(), None);
-        let mut doubtful = false;
         loop {
             if !seen.insert(at.point) {
                 return Err(Error::new(Kind::Damaged, format!("chain of {point} runs in a circle")));
@@ -114,12 +135,17 @@ impl Chain {
         &self.points
     }
 
-    /// If a map could not be used: what lies below it is all there all the same.
+    /// If a map could not be used: what lies below it is all there all the same, every index readable to its last byte.
     ///
     /// # Errors
     /// [`Kind::Damaged`] if not.
     fn expect_whole(&self) -> Result<()> {
-        if self.doubtful { self.repository.expect_segments(&self.image(self.all())?.1) } else { Ok(()) }
+        if !self.doubtful {
+            return Ok(());
+        }
+        let (mut image, segments) = self.image(self.all())?;
+        self.repository.expect_segments(&segments)?;
+        image.try_for_each(|piece| piece.map(drop))
     }
 
     /// The asked point.
@@ -167,7 +193,10 @@ impl Chain {
                 .map_err(|_| Error::new(Kind::Unsupported, "chain with more than 2^32 segments"))?;
             segments.extend_from_slice(index.segments());
             let pieces = index.pieces_near(range, self.salvage);
-            layers.push(Box::new(pieces.map(move |piece| piece.map(|p| renumber(p, base)))));
+            let pieces = Box::new(pieces.map(move |piece| piece.map(|p| renumber(p, base))));
+            // one at most: what is above the last point is small, and there may be a thousand of it
+            let alone = n + 1 == self.points.len() && index.is_large();
+            layers.push(if alone { ahead(pieces)? } else { pieces });
         }
         if let Some(why) = broken {
             log::warn!("below {} of {} points nothing is known: {why}", layers.len(), self.points.len());
@@ -178,8 +207,8 @@ impl Chain {
         while increments.len() > SIDE_BY_SIDE {
             increments = self.fold(increments)?;
         }
-        let folded = stack(increments);
-        Ok((stack([Some(folded), whole].into_iter().flatten().collect()), segments))
+        let folded = (!increments.is_empty()).then(|| stack(increments));
+        Ok((stack([folded, whole].into_iter().flatten().collect()), segments))
     }
 
     /// Lays groups of neighbouring layers over each other into runs on the medium.
@@ -198,6 +227,17 @@ impl Chain {
             folded.push(run.into_stream());
         }
     }
+}
+
+/// The maps to use of a point's device, as if the point did not have these.
+fn maps_but(repository: &Repository, top: &Manifest, but: &BTreeSet<u32>) -> Result<BTreeMap<PointId, u32>> {
+    let mut mapped = repository.mapped(&top.device.id)?;
+    if !but.is_empty() {
+        let left = repository.map_numbers(top)?.into_iter().filter(|number| !but.contains(number)).max();
+        mapped.remove(&top.point);
+        mapped.extend(left.map(|number| (top.point, number)));
+    }
+    Ok(mapped)
 }
 
 /// The manifest of a point's parent, and its hash.

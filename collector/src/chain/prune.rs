@@ -93,7 +93,8 @@ fn sweep(repo: &Repository, lock: &DeviceLock, grace: Duration) -> Result<Swept>
     points.stand_alone(&going)?;
     for (manifest, hash) in points.good.iter().filter(|(m, _)| points.mapped.contains_key(&m.point)) {
         // whole without its damaged maps, or an error
-        Chain::resolve(repo, device, manifest.point)?.expect_whole()?;
+        let whole = Chain::resolve(repo, device, manifest.point)?.expect_whole();
+        whole.map_err(|e| e.hint("run `blkdelta repair`; nothing was removed"))?;
         repo.drop_damaged_maps(lock, manifest, *hash)?;
     }
     let live = points.live_segments(&going)?;
@@ -219,8 +220,20 @@ impl<'a> Points<'a> {
                 return Err(Error::new(Kind::Damaged, text)
                     .hint("its map was lost; run prune again, it writes a new one first"));
             }
+            if manifest.parent.is_some_and(|parent| going.contains(&parent.point)) {
+                self.expect_sound_map(manifest, *hash)?;
+            }
         }
         self.readable_but(going)
+    }
+
+    /// From now on a point's map alone shows it: every byte of it is read before what it was made of goes.
+    fn expect_sound_map(&self, manifest: &Manifest, hash: Blake3) -> Result<()> {
+        let Some(number) = self.mapped.get(&manifest.point) else { return Ok(()) };
+        let Some(why) = self.repo.fault_of_map(manifest, hash, *number)? else { return Ok(()) };
+        let (device, point) = (self.device, manifest.point);
+        let text = format!("drop points of {device}: the map of {point}, which stays, is damaged: {why}");
+        Err(Error::new(Kind::Damaged, text).hint("run `blkdelta repair`; nothing was removed"))
     }
 
     /// The segments that points which stay need, also those still in their time of grace.

@@ -44,6 +44,7 @@ pub fn repair(
         if dry_run { Vec::new() } else { devices.iter().map(|d| repo.lock(d)).collect::<Result<_>>()? };
     done.rebuilt.extend(repo.mend_ring(dry_run)?);
     let beyond = from_parity(repo, &devices, &locks, &mut done, progress)?;
+    tombstones(repo, &locks, dry_run, &mut done)?;
     let good = readable(repo, &mut done)?;
     indexes(repo, &good, &locks, dry_run, &mut done, progress)?;
     // after the indexes: a map is not needed where the chain below is whole
@@ -53,7 +54,7 @@ pub fn repair(
     // a dry run found these as they are
     let back = |key: &String| done.from_parity.iter().any(|b| b.strip_suffix(".json").unwrap_or(b) == key);
     done.rebuilt.retain(|key| !back(key));
-    done.set_aside.retain(|key| !back(key));
+    done.set_aside.retain(|key| !back(key) && !done.from_parity.contains(key));
     done.lost.retain(|(key, _)| !back(key) && !done.from_parity.contains(key));
     // what parity could not give back and nothing else did
     for (key, why) in beyond {
@@ -141,6 +142,26 @@ fn indexes(
     Ok(())
 }
 
+/// Tombstones that cannot be read hide their points and stop every prune: they go, and the points are listed again. A point whose
+/// manifest is there is whole: of what is swept, manifests go first.
+fn tombstones(repo: &Repository, locks: &[DeviceLock], dry_run: bool, done: &mut Repaired) -> Result<()> {
+    for (device, point) in repo.buried(None)? {
+        match repo.tombstone(&device, point) {
+            Err(e) if e.kind() == Kind::Damaged => log::warn!("{}", e.in_full()),
+            Err(e) if e.kind() != Kind::NotFound && e.kind() != Kind::Incompatible => return Err(e),
+            _ => continue,
+        }
+        let key = format!("del/{device}/{point}.json");
+        if let Some(lock) = locks.iter().find(|lock| !dry_run && *lock.device() == device) {
+            lock.holds()?;
+            repo.leave_out(lock, &[key.clone()].into())?;
+            repo.set_aside(&key)?;
+        }
+        done.set_aside.push(key);
+    }
+    Ok(())
+}
+
 /// The manifests that can be read; the others are lost.
 fn readable(repo: &Repository, done: &mut Repaired) -> Result<Vec<(Manifest, Blake3)>> {
     let mut good = Vec::new();
@@ -180,19 +201,38 @@ fn maps(
             Err(e) => return Err(e),
         }
     }
+    let mut faults = BTreeMap::new();
     for number in repo.map_numbers(manifest)?.into_iter().filter(|number| !back.contains(number)) {
-        let Some(why) = repo.fault_of_map(manifest, hash, number)? else { continue };
-        let key = format!("map/{}/{}/{number}", manifest.device.id, manifest.point);
-        let whole = Chain::resolve(repo, &manifest.device.id, manifest.point).and_then(|c| c.expect_whole());
-        match whole {
+        faults.extend(repo.fault_of_map(manifest, hash, number)?.map(|why| (number, why)));
+    }
+    set_aside(repo, manifest, faults, locks, dry_run, done)
+}
+
+/// Sets damaged maps of a point aside, if it is whole without them.
+fn set_aside(
+    repo: &Repository,
+    manifest: &Manifest,
+    faults: BTreeMap<u32, String>,
+    locks: &[DeviceLock],
+    dry_run: bool,
+    done: &mut Repaired,
+) -> Result<()> {
+    if faults.is_empty() {
+        return Ok(());
+    }
+    let (device, point, numbers) = (&manifest.device.id, manifest.point, faults.keys().copied().collect());
+    let whole = Chain::without_maps(repo, device, point, &numbers).and_then(|chain| chain.expect_whole());
+    for (number, why) in faults {
+        let key = format!("map/{device}/{point}/{number}");
+        match &whole {
             Ok(()) => {
-                if let Some(lock) = locks.iter().find(|l| !dry_run && *l.device() == manifest.device.id) {
+                if let Some(lock) = locks.iter().find(|l| !dry_run && l.device() == device) {
                     repo.set_map_aside(lock, manifest, number)?;
                 }
                 done.set_aside.push(key);
             }
-            Err(e) if is_gone(&e) => done.lost.push((key, format!("{why}; and without it: {}", e.in_full()))),
-            Err(e) => return Err(e),
+            Err(e) if is_gone(e) => done.lost.push((key, format!("{why}; and without it: {}", e.in_full()))),
+            Err(_) => return whole,
         }
     }
     Ok(())

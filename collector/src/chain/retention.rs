@@ -67,13 +67,8 @@ impl Policy {
                 }
             }
         }
-        let newest = points.iter().map(|(_, time)| *time).max().unwrap_or(0);
-        let within = self.within.map(|within| newest.saturating_sub(within.as_millis() as u64));
-        let mut latest = 0;
-        for (n, (_, time)) in points.iter().enumerate() {
-            // the clock may have been set back: a point is as young as any before it
-            latest = latest.max(*time);
-            if within.is_some_and(|from| latest >= from) {
+        for (n, young) in self.young(points).into_iter().enumerate() {
+            if young {
                 kept[n].push("within");
             }
         }
@@ -81,6 +76,24 @@ impl Policy {
             last.push("newest");
         }
         kept
+    }
+
+    /// Which points are not older than `within`. A clock that was set back or ahead for a while says two things of them: a
+    /// point is as young as any before it, and as old as any after it. What one of the two keeps, stays.
+    fn young(&self, points: &[(PointId, u64)]) -> Vec<bool> {
+        let Some(within) = self.within.map(|within| within.as_millis() as u64) else {
+            return vec![false; points.len()];
+        };
+        let times = || points.iter().map(|(_, time)| *time);
+        let running = |times: &mut dyn Iterator<Item = u64>, pick: fn(u64, u64) -> u64| -> Vec<u64> {
+            let mut so_far = None;
+            times.map(|time| *so_far.insert(so_far.map_or(time, |so_far| pick(so_far, time)))).collect()
+        };
+        let youngest = running(&mut times(), u64::max);
+        let mut oldest = running(&mut times().rev(), u64::min);
+        oldest.reverse();
+        let from = [&youngest, &oldest].map(|seen| seen.last().map_or(0, |last| last.saturating_sub(within)));
+        youngest.into_iter().zip(oldest).map(|(young, old)| young >= from[0] || old >= from[1]).collect()
     }
 }
 
@@ -135,6 +148,16 @@ mod tests {
         assert_eq!(kept(&within, &points), [3, 4, 5, 6, 7]);
         points.push((PointId::generate(), SUNDAY + 6 * HOUR));
         assert_eq!(kept(&within, &points), [8]);
+    }
+
+    /// One point was made while the clock was years ahead: those of the last days are not old because of it.
+    #[test]
+    fn a_clock_that_was_ahead_for_a_while_makes_nothing_old() {
+        let mut points = every(HOUR, 5);
+        points.push((PointId::generate(), SUNDAY + 90_000 * HOUR));
+        points.extend((5..7).map(|n| (PointId::generate(), SUNDAY + n * HOUR)));
+        let within = Policy { within: Some(Duration::from_secs(3 * 3600)), ..Policy::default() };
+        assert_eq!(kept(&within, &points), [3, 4, 5, 6, 7]);
     }
 
     #[test]

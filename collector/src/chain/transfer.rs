@@ -24,6 +24,8 @@ pub struct Sent {
     pub whole: Vec<PointId>,
     /// Points that were there already.
     pub there: Vec<PointId>,
+    /// Points that a prune dropped there: hidden, and not sent again before it has removed them.
+    pub dropped: Vec<PointId>,
     /// Points that could not be sent, and why.
     pub failed: Vec<(PointId, String)>,
 }
@@ -93,9 +95,14 @@ impl<'a> Sending<'a> {
         let name = self.name(device, &chosen);
         let lock = self.to.lock(&self.to.device_name(&name))?;
         let sending = Device { sending: self, name, lock, wanted, progress };
-        let (points, whole, there) = Default::default();
-        let mut sent = Sent { device: device.clone(), points, whole, there, failed };
+        let (points, whole, there, dropped) = Default::default();
+        let mut sent = Sent { device: device.clone(), points, whole, there, dropped, failed };
+        let buried = self.to.buried(Some(sending.lock.device()))?;
         for manifest in chosen {
+            if buried.iter().any(|(_, point)| *point == manifest.point) {
+                sent.drop_one(&manifest, wanted);
+                continue;
+            }
             if self.to.has(&sending.here(&manifest), manifest.point)? {
                 sent.there.push(manifest.point);
                 continue;
@@ -134,6 +141,19 @@ impl<'a> Sending<'a> {
     fn name(&self, device: &DeviceId, points: &[Manifest]) -> DeviceId {
         let told = points.iter().rev().find_map(|manifest| self.from.open_name(&manifest.device));
         told.unwrap_or_else(|| device.clone())
+    }
+}
+
+impl Sent {
+    /// A point that was dropped there. Who asks for it by name is told that he does not get it.
+    fn drop_one(&mut self, manifest: &Manifest, wanted: Wanted) {
+        match wanted {
+            Wanted::Point(point) | Wanted::Whole(point) if point == manifest.point => {
+                let why = "a prune dropped it there; it can be copied again when that has removed it";
+                self.failed.push((point, why.to_owned()));
+            }
+            _ => self.dropped.push(manifest.point),
+        }
     }
 }
 

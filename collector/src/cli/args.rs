@@ -197,9 +197,10 @@ pub struct Track {
     /// Disks, partitions, loop devices
     #[arg(required = true, value_name = "DEV")]
     pub devices: Vec<PathBuf>,
-    /// What one bit stands for, 4KiB to 1MiB
-    #[arg(long, default_value = "4KiB", value_parser = granularity, value_name = "SIZE")]
-    pub granularity: Granularity,
+    /// What one bit stands for, 4KiB to 1MiB. Without it: as it was before, else 4KiB, on devices of more than 4 TiB so much
+    /// that a bitmap has at most 128 MiB
+    #[arg(long, value_parser = granularity, value_name = "SIZE")]
+    pub granularity: Option<Granularity>,
 }
 
 /// `untrack`.

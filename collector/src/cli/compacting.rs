@@ -1,6 +1,6 @@
 //! `compact`: segments that are mostly dead are emptied, within bounds.
 
-use super::making::cover_if_free;
+use super::afterwards::cover_if_free;
 use super::output::{Ending, print, print_json};
 use super::progress::{Bar, stop_flag};
 use super::show::{bytes, duration};

@@ -1,6 +1,6 @@
 //! `copy`.
 
-use super::making::cover_if_free;
+use super::afterwards::cover_if_free;
 use super::output::{Ending, print, print_json, say};
 use super::progress::{Bar, stop_flag};
 use super::show::bytes;
@@ -175,7 +175,11 @@ fn words(all: &[Sent], read: u64) -> String {
         if whole > 0 {
             text += &format!(", {whole} of them as fulls");
         }
-        text += &format!("; {there} were there already\n");
+        text += &format!("; {there} were there already");
+        if !sent.dropped.is_empty() {
+            text += &format!(", {} a prune dropped there and were left out", sent.dropped.len());
+        }
+        text.push('\n');
     }
     text + &format!("{} read\n", bytes(read))
 }

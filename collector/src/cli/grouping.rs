@@ -1,14 +1,13 @@
 //! `group`: groups of files.
 
+use super::afterwards;
 use super::listing::{consistency, kind};
-use super::making::{cover_if_free, remember};
-use super::output::{Ending, print, print_json, say};
+use super::output::{Ending, print, print_json};
 use super::progress::{Bar, stop_flag};
 use super::show::{Table, bytes, duration as lasted, time};
-use crate::chain;
 use crate::config::values::{compression, duration};
 use crate::error::{Error, Kind};
-use crate::format::{Compression, Files, Manifest, Moment, Node, NodeKind, PointId};
+use crate::format::{Compression, Files, Manifest, Moment, Node, NodeKind, ParityShare, PointId};
 use crate::group::{self, Group as Subject, Outcome};
 use crate::job::{self, Show, Wishes};
 use crate::repository::{Location, Repository};
@@ -82,6 +81,9 @@ pub struct Backup {
     /// When a point has more than N points below it, merge them
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     merge_every: Option<u32>,
+    /// Keep parity for what the group stores, as in `backup`
+    #[arg(long, value_name = "SHARE")]
+    parity: Option<ParityShare>,
     /// For programs
     #[arg(long)]
     json: bool,
@@ -150,6 +152,8 @@ pub struct How<'a> {
     pub repo: &'a str,
     /// Merge longer chains.
     pub merge_every: Option<u32>,
+    /// Parity besides what the repository asks for.
+    pub parity: Option<ParityShare>,
     /// Devices; none: found from the paths.
     pub devices: &'a [PathBuf],
     /// It is no error if none is tracked.
@@ -171,6 +175,7 @@ fn asked(args: &Backup, bar: &Bar) -> Result<Outcome> {
     let how = How {
         repo: &args.repo,
         merge_every: args.merge_every,
+        parity: args.parity,
         devices: &args.devices,
         untracked: args.untracked,
         known: false,
@@ -194,19 +199,9 @@ pub fn make(subject: &Subject, how: &How<'_>, wishes: &Wishes, show: &dyn Show) 
     for seat in &seats {
         job::place::judge(Some(seat.dev), Location::parse(how.repo)?.folder(), &wishes)?;
     }
-    let repo = match how.known {
-        true => Repository::open(how.repo)?,
-        false => Repository::open_or_create(how.repo)?,
-    };
+    let repo = super::making::repository(how.repo, how.known, how.parity)?;
     let outcome = group::backup(subject, seats, &repo, &wishes, show)?;
-    let manifest = &outcome.manifest;
-    remember(&repo, manifest);
-    if let Some(most) = how.merge_every
-        && let Err(error) = chain::merge_if_longer(&repo, &manifest.device.id, manifest.point, most)
-    {
-        say(&format!("point {} was not merged: {error}", manifest.point));
-    }
-    cover_if_free(&repo, &manifest.device.id);
+    afterwards::follow(&repo, &outcome.manifest, how.merge_every, how.parity);
     Ok(outcome)
 }
 

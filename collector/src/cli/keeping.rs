@@ -1,6 +1,6 @@
 //! `merge` and `prune`: what stays in a repository.
 
-use super::making::cover_if_free;
+use super::afterwards::cover_if_free;
 use super::output::{Ending, print, print_json};
 use super::show::{Table, bytes, duration};
 use crate::chain::{self, Chain, Policy, Pruned};

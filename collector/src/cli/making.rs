@@ -1,18 +1,17 @@
 //! `backup` and `watch`.
 
+use super::afterwards;
 use super::args::{Backup, Making, Watch};
 use super::listing::{consistency, kind};
 use super::monitor::Beside;
 use super::output::{self, Ending, print, print_json, print_json_line, say};
 use super::progress::{Bar, stop_flag};
 use super::show::{bytes, duration, time};
-use super::unlock::memory;
-use crate::chain;
 use crate::epoch::Epochs;
 use crate::error::Error;
-use crate::format::{DeviceId, Manifest, ParityShare};
+use crate::format::{Manifest, ParityShare};
 use crate::job::{self, DeviceSurvey, Outcome, Show, Subject, Wishes};
-use crate::repository::{Location, Parity, Repository};
+use crate::repository::{Location, Repository};
 use crate::source::LiveDevice;
 use crate::sys::device::BlockDevice;
 use crate::tracker::{Diagnostics, Places, Traffic, Watcher};
@@ -79,6 +78,15 @@ fn round(args: &Watch, live: Option<&Watcher>, failed: &AtomicU64, suspect: &Ato
     }
 }
 
+/// Where the points go; made where there is none, unless it is known that there was one a moment ago.
+pub(super) fn repository(
+    location: &str,
+    known: bool,
+    parity: Option<ParityShare>,
+) -> Result<Repository, Error> {
+    if known { Repository::open(location) } else { Repository::open_or_create_with_parity(location, parity) }
+}
+
 /// Makes a point.
 pub(super) fn make(args: &Making, full: bool, show: &dyn Show) -> Result<Outcome> {
     let device = BlockDevice::open(&args.device)?;
@@ -100,7 +108,7 @@ pub(super) fn make(args: &Making, full: bool, show: &dyn Show) -> Result<Outcome
         diagnostics.print();
     }
     let source = LiveDevice::open(&args.device)?;
-    let repo = args.repository()?;
+    let repo = repository(&args.repo, args.known, args.parity)?;
     let subject = Subject {
         ident: job::identify_in(&repo, &device),
         number: Some(device.dev),
@@ -110,72 +118,8 @@ pub(super) fn make(args: &Making, full: bool, show: &dyn Show) -> Result<Outcome
         survey: &DeviceSurvey(args.device.clone()),
     };
     let outcome = job::backup(&subject, &mut epochs, &repo, &wishes, show)?;
-    remember(&repo, &outcome.manifest);
-    if let Some(most) = args.merge_every
-        && let Err(error) = chain::merge_if_longer(&repo, &subject.ident.id, outcome.manifest.point, most)
-    {
-        // the point is made; the next one tries again
-        say(&format!("point {} was not merged: {error}", outcome.manifest.point));
-    }
-    if let Err(error) = cover(&repo, &subject.ident.id, args.parity) {
-        let why = error.in_full();
-        say(&format!("the point is made; parity was not, the next backup or repair makes it: {why}"));
-    }
+    afterwards::follow(&repo, &outcome.manifest, args.merge_every, args.parity);
     Ok(outcome)
-}
-
-impl Making {
-    fn repository(&self) -> Result<Repository, Error> {
-        if self.known {
-            return Repository::open(&self.repo);
-        }
-        Repository::open_or_create_with_parity(&self.repo, self.parity)
-    }
-}
-
-/// Parity for what has none yet, if it is wanted.
-pub(super) fn cover(
-    repo: &Repository,
-    device: &DeviceId,
-    asked: Option<ParityShare>,
-) -> Result<Parity, Error> {
-    let wanted = match asked {
-        Some(share) => Some(share),
-        None => repo.parity_wanted(device)?,
-    };
-    let Some(share) = wanted else { return Ok(Parity::default()) };
-    let made = repo.cover_with_parity(&repo.lock(device)?, share)?;
-    for (key, why) in &made.left {
-        say(&format!("warning: {key}: not covered by parity as it should be: {why}"));
-    }
-    Ok(made)
-}
-
-/// The same after other work, which is done whatever comes of this.
-pub(super) fn cover_if_free(repo: &Repository, device: &DeviceId) {
-    if let Err(error) = cover(repo, device, None) {
-        say(&format!("parity was not made, the next backup or repair makes it: {}", error.in_full()));
-    }
-}
-
-/// What making parity did, in words.
-pub(super) fn parity_words(made: &Parity) -> String {
-    let mut text = String::new();
-    if made.groups > 0 {
-        text += &format!("parity: {} groups written, {} objects newly covered\n", made.groups, made.covered);
-    }
-    for (key, why) in &made.left {
-        text += &format!("{key}: not covered by parity as it should be: {why}\n");
-    }
-    text
-}
-
-/// Takes down how far the repository is, so that one that goes back is noticed.
-pub(super) fn remember(repo: &Repository, manifest: &Manifest) {
-    if let Err(error) = memory().note(repo, manifest) {
-        let why = error.in_full();
-        say(&format!("the point is made; that the repository goes back could not be noticed: {why}"));
-    }
 }
 
 fn ending(outcome: &Outcome) -> Ending {

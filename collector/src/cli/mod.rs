@@ -3,6 +3,7 @@
 //! What must stay true: standard output gets the result and nothing else; exit codes are 0 done, 1 failed, 2 wrong
 //! usage, 3 done but suspect or damaged.
 
+mod afterwards;
 mod args;
 mod auditing;
 mod checking;

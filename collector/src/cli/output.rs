@@ -32,6 +32,10 @@ impl From<Ending> for ExitCode {
 /// # Errors
 /// Any other failure to write.
 pub fn print(text: &str) -> Result<bool> {
+    put(&harmless(text))
+}
+
+fn put(text: &str) -> Result<bool> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(true),
@@ -45,7 +49,7 @@ pub fn print(text: &str) -> Result<bool> {
 /// # Errors
 /// As [`print()`].
 pub fn print_json(value: &impl Serialize) -> Result<bool> {
-    print(&(serde_json::to_string_pretty(value)? + "\n"))
+    put(&(serde_json::to_string_pretty(value)? + "\n"))
 }
 
 /// Writes `value` as one line of JSON.
@@ -53,12 +57,12 @@ pub fn print_json(value: &impl Serialize) -> Result<bool> {
 /// # Errors
 /// As [`print()`].
 pub fn print_json_line(value: &impl Serialize) -> Result<bool> {
-    print(&(serde_json::to_string(value)? + "\n"))
+    put(&(serde_json::to_string(value)? + "\n"))
 }
 
 /// Says something beside the result; nobody listening is fine.
 pub fn say(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
+    let _ = writeln!(std::io::stderr().lock(), "{}", harmless(text));
 }
 
 /// The error, its causes, and the first advice among them, on one to several lines.
@@ -72,6 +76,24 @@ pub fn explain(error: &anyhow::Error) -> String {
         text += &format!("\n  try: {advice}");
     }
     text
+}
+
+/// Without what commands a terminal: names of files and words of a repository are other people's.
+fn harmless(text: &str) -> std::borrow::Cow<'_, str> {
+    let commands = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if !text.contains(commands) {
+        return text.into();
+    }
+    text.chars()
+        .fold(String::new(), |mut plain, c| {
+            if commands(c) {
+                plain.extend(c.escape_default())
+            } else {
+                plain.push(c)
+            }
+            plain
+        })
+        .into()
 }
 
 /// The beginning and the end of a cause of many lines (the kernel's BPF verifier writes thousands).
@@ -109,6 +131,12 @@ mod tests {
         assert!(lines[2].contains("No such file"));
         assert_eq!(lines[3], "  try: look at lsblk");
         assert_eq!(shortened(&"x\n".repeat(1000)).lines().count(), 17);
+    }
+
+    #[test]
+    fn nothing_that_is_printed_commands_the_terminal() {
+        assert_eq!(harmless("a\tb\nä"), "a\tb\nä");
+        assert_eq!(harmless("\u{1b}]0;x\u{7}\r\u{9b}2J"), "\\u{1b}]0;x\\u{7}\\r\\u{9b}2J");
     }
 
     #[test]

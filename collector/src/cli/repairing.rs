@@ -1,6 +1,6 @@
 //! `repair`.
 
-use super::making::parity_words;
+use super::afterwards::parity_words;
 use super::output::{Ending, print, print_json, say};
 use super::progress::{Bar, stop_flag};
 use crate::chain::{self, Repaired};

@@ -7,10 +7,13 @@ use super::{args, tracking, unpacking};
 use crate::block::Extent;
 use crate::error::{Error, Kind};
 use crate::format::{DeviceId, PointId};
+use crate::job::place::devices_under;
 use crate::repository::Repository;
 use crate::restore::{self, How, Leave, Restored};
+use crate::sys::device::BlockDevice;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -155,6 +158,7 @@ pub fn restore(args: &Restore) -> Result<Ending> {
         restore::Restore::prepare(&repo, &device, point)
             .map_err(|e| if e.kind() == Kind::Damaged { e.hint(PARTIAL) } else { e })?
     };
+    refuse_mistakes(args, target, &repo, restore.size())?;
     let range = args.range.map(|span| span.of(restore.size()));
     let bar = Bar::new(stop_flag()?);
     let passes = if args.verify { 2 } else { 1 };
@@ -171,6 +175,28 @@ pub fn restore(args: &Restore) -> Result<Ending> {
         print(&words(args, target, &restored, began.elapsed()))?;
     }
     Ok(if restored.sound { Ending::Fine } else { Ending::Suspect })
+}
+
+/// Targets that cannot be what is meant, whatever else may be done to a target.
+fn refuse_mistakes(args: &Restore, target: &Path, repo: &Repository, size: u64) -> Result<(), Error> {
+    let Ok(there) = target.metadata() else { return Ok(()) };
+    let what = target.display();
+    if let Some(folder) = repo.local_path() {
+        let on_it = there.file_type().is_block_device()
+            && BlockDevice::open(target).is_ok_and(|device| devices_under(folder).contains(&device.dev));
+        let in_it = target.canonicalize().is_ok_and(|path| path.starts_with(folder));
+        if on_it || in_it {
+            let text = format!("restore to {what}: the repository {} itself is there", folder.display());
+            return Err(Error::new(Kind::Usage, text)
+                .hint("name another target; what is read must not be written over"));
+        }
+    }
+    let other = there.is_file() && there.len() > 0 && there.len() != size;
+    if args.resume && !args.to_same_device && args.range.is_none() && other && !args.overwrite {
+        let text = format!("{what} has {} bytes, the point {size}: no restore of it left that", there.len());
+        return Err(Error::new(Kind::Exists, text).hint("name the file that was begun, or say --overwrite"));
+    }
+    Ok(())
 }
 
 const PARTIAL: &str = "--partial restores what is there and names the rest";

@@ -7,6 +7,7 @@
 //! What must stay true: a `pre` that fails means no backup; `post` runs whatever happened; a point that was made is
 //! reported even if something after it failed.
 
+use super::afterwards;
 use super::args::Making;
 use super::configuring::File;
 use super::grouping;
@@ -31,7 +32,13 @@ use crate::tree::Pick;
 use anyhow::Result;
 use clap::Args;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+/// How long a job waits for another one's backup, and how often it looks.
+const PATIENCE: Duration = Duration::from_secs(600);
+const LOOK: Duration = Duration::from_millis(300);
 
 /// `run`.
 #[derive(Debug, Args)]
@@ -193,10 +200,10 @@ impl Task<'_> {
     }
 
     fn deed(&self, path: &Path, report: &mut Report) -> Result<()> {
-        let bar = Bar::new(stop_flag()?);
-        let device = patiently(&bar, || match self.subject {
-            Subject::Device(_) => self.device(path, &bar, report),
-            Subject::Group(name, table) => self.group(name, table, &bar, report),
+        let stop = stop_flag()?;
+        let device = patiently(&stop, || match self.subject {
+            Subject::Device(_) => self.device(path, &stop, report),
+            Subject::Group(name, table) => self.group((name, table), &stop, report),
         })?;
         if let Some(dropped) = self.prune(&device)? {
             report.pruned = dropped;
@@ -205,7 +212,13 @@ impl Task<'_> {
     }
 
     /// The backup of a group.
-    fn group(&self, name: &str, table: &GroupTable, bar: &Bar, report: &mut Report) -> Result<DeviceId> {
+    fn group(
+        &self,
+        (name, table): (&str, &GroupTable),
+        stop: &Arc<AtomicBool>,
+        report: &mut Report,
+    ) -> Result<DeviceId> {
+        let bar = Bar::new(Arc::clone(stop));
         let known = self.is_known()?;
         let pick =
             Pick { paths: table.paths.clone(), globs: table.globs.clone(), excludes: table.excludes.clone() };
@@ -213,13 +226,14 @@ impl Task<'_> {
         let how = grouping::How {
             repo: &self.repository.location,
             merge_every: self.job.merge_every,
+            parity: None,
             devices: &[],
             untracked: true,
             known,
         };
         let compression = *self.job.compression;
         let wishes = Wishes { full: self.full, compression, ..Wishes::default() };
-        let outcome = grouping::make(&subject, &how, &wishes, bar)?;
+        let outcome = grouping::make(&subject, &how, &wishes, &bar)?;
         bar.clear();
         let m = &outcome.manifest;
         fill(report, m, outcome.why_full.as_ref());
@@ -233,7 +247,7 @@ impl Task<'_> {
     }
 
     /// The backup of a device.
-    fn device(&self, path: &Path, bar: &Bar, report: &mut Report) -> Result<DeviceId> {
+    fn device(&self, path: &Path, stop: &Arc<AtomicBool>, report: &mut Report) -> Result<DeviceId> {
         let Subject::Device(table) = self.subject else {
             return Err(Error::new(Kind::Bug, "the job is not of a device").into());
         };
@@ -242,16 +256,17 @@ impl Task<'_> {
         if tracker::intact(&places, &device)?.is_none() {
             // never tracked, or it broke: the device was away, its programs were removed
             let known = tracker::find(&places, path)?.map(|state| state.granularity);
-            let (_, before) = life::track(&places, path, known.unwrap_or(*table.granularity))?;
+            let (_, before) = life::track(&places, path, known.or(table.granularity.as_deref().copied()))?;
             let how = before.map(|outcome| super::living::words(&outcome));
             say(&format!("{}: {}", path.display(), how.unwrap_or_else(|| "tracked from now on".into())));
         }
+        let bar = Bar::new(Arc::clone(stop));
         let disk = device.disk;
         let budget = job::Budget {
             pressure: table.io_pressure.as_ref().map(|part| part.0),
             latency: table.write_latency.as_ref().map(|time| **time),
         };
-        let show = Yielding::new(bar, disk, budget);
+        let show = Yielding::new(&bar, disk, budget);
         let making = Making { known: self.is_known()?, ..self.making(table, path) };
         let outcome = making::make(&making, self.full, &show)?;
         bar.clear();
@@ -334,27 +349,28 @@ impl Task<'_> {
             Err(error) if error.kind() == Kind::Busy => return Ok(None),
             Err(error) => return Err(error.within(format!("prune after job {}", self.name)).into()),
         };
-        making::cover_if_free(&repo, device);
+        afterwards::cover_if_free(&repo, device);
         keep(&stamp, b"")?;
         Ok(Some(pruned.plan.drop.len() as u64))
     }
 }
 
-/// How long a job waits for another one, of a group that lies on its device or of a device that its group lies on: which
-/// these are nobody knows before the run.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Does it again while somebody else is at work on what it needs.
-fn patiently<T>(bar: &Bar, mut work: impl FnMut() -> Result<T>) -> Result<T> {
-    let give_up = Instant::now() + PATIENCE;
-    let busy = |error: &anyhow::Error| error.downcast_ref().map(Error::kind) == Some(Kind::Busy);
+/// Waits while another job's backup holds what this one needs: that is no failure. The daemon keeps two jobs of one device
+/// apart, but on which devices a group lies is known only when its paths are looked at.
+fn patiently<T>(stop: &AtomicBool, mut deed: impl FnMut() -> Result<T>) -> Result<T> {
+    let (began, mut said) = (Instant::now(), false);
     loop {
-        match work() {
-            Err(error) if busy(&error) && Instant::now() < give_up && !bar.stopped() => {
-                std::thread::sleep(Duration::from_millis(100));
-            }
-            done => return done,
+        let busy = match deed() {
+            Err(error) if error.downcast_ref::<Error>().is_some_and(|e| e.kind() == Kind::Busy) => error,
+            other => return other,
+        };
+        if began.elapsed() > PATIENCE || stop.load(Ordering::Relaxed) {
+            return Err(busy);
         }
+        if !std::mem::replace(&mut said, true) {
+            say(&format!("waits until that is free: {busy}"));
+        }
+        std::thread::sleep(LOOK);
     }
 }
 
@@ -391,5 +407,30 @@ fn fill(report: &mut Report, m: &Manifest, why_full: Option<&String>) {
 impl Show for Yielding<'_, Bar> {
     fn begin(&self, what: &str, total: u64) {
         self.inner().begin(what, total);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_waits_for_another_and_for_nothing_else() {
+        let stop = AtomicBool::new(false);
+        let mut tries = 0;
+        let third = patiently(&stop, || {
+            tries += 1;
+            if tries < 3 { Err(Error::new(Kind::Busy, "at work").into()) } else { Ok(tries) }
+        });
+        assert_eq!(third.unwrap(), 3);
+        let mut tries = 0;
+        let failed: Result<()> = patiently(&stop, || {
+            tries += 1;
+            Err(Error::new(Kind::NotFound, "gone").into())
+        });
+        assert!(failed.is_err() && tries == 1, "{tries}");
+        stop.store(true, Ordering::Relaxed);
+        let stopped: Result<()> = patiently(&stop, || Err(Error::new(Kind::Busy, "at work").into()));
+        assert!(stopped.is_err());
     }
 }

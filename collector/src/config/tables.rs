@@ -109,7 +109,7 @@ pub struct DeviceTable {
     /// Or its stable id, as `blkdelta list` names it.
     pub id: Option<String>,
     /// What one bit stands for, where it is not tracked yet.
-    pub granularity: Said<Granularity>,
+    pub granularity: Option<Said<Granularity>>,
     /// May its file systems be frozen?
     pub freeze: FreezePolicy,
     /// Not longer than this.
@@ -129,7 +129,7 @@ impl Default for DeviceTable {
         Self {
             path: None,
             id: None,
-            granularity: Said::default_of("4KiB"),
+            granularity: None,
             freeze: FreezePolicy::Auto,
             freeze_limit: Said::default_of("10s"),
             while_frozen: None,

@@ -292,10 +292,10 @@ impl Root {
         let mut places: Vec<(u64, u64)> = self.pages.iter().map(|p| (p.at, u64::from(p.length))).collect();
         places.sort_unstable();
         for (at, length) in places {
-            if at < end || length > MAX_PAGE || at + length > THROUGH_AT {
-                return Err(damaged(format!("page of a catalogue at {at}")));
+            match at.checked_add(length).filter(|end| *end <= THROUGH_AT) {
+                Some(stop) if at >= end && length <= MAX_PAGE => end = stop,
+                _ => return Err(damaged(format!("page of a catalogue at {at}"))),
             }
-            end = at + length;
         }
         if self.pages.windows(2).any(|pair| pair[0].first >= pair[1].first) {
             return Err(damaged("pages of a catalogue out of order"));
@@ -336,12 +336,38 @@ pub fn decode_page(page: &PageRef, bytes: &[u8]) -> Result<Vec<Node>> {
 }
 
 impl Node {
+    /// One about which nothing else is known.
+    #[cfg(test)]
+    pub(crate) fn bare(id: NodeId, kind: NodeKind) -> Self {
+        Self {
+            id,
+            kind,
+            mode: 0o700,
+            uid: 0,
+            gid: 0,
+            device: (0, 0),
+            links: 1,
+            size: 0,
+            modified: Moment::default(),
+            changed: Moment::default(),
+            accessed: Moment::default(),
+            names: Vec::new(),
+            attributes: Vec::new(),
+            target: Text::default(),
+            parts: Vec::new(),
+            unread: None,
+        }
+    }
+
     fn check(&self) -> Result<()> {
         let name_is_sound = |name: &[u8]| {
             !name.is_empty() && name != b"." && name != b".." && !name.iter().any(|b| matches!(b, b'/' | 0))
         };
         if !self.names.iter().all(|link| name_is_sound(&link.name.0)) {
             return Err(damaged(format!("a name of inode {} that is none", self.id.inode)));
+        }
+        if self.kind != NodeKind::File && !self.parts.is_empty() {
+            return Err(damaged(format!("content of inode {}, which is no file", self.id.inode)));
         }
         let nanos = [self.modified, self.changed, self.accessed].into_iter().all(|t| t.nanos < 1_000_000_000);
         let mut end = 0;
@@ -418,11 +444,17 @@ mod tests {
         let (header, body) = bytes.split_at(CATALOGUE_HEADER);
         assert_eq!(Root::body_length(header).unwrap(), body.len() as u64);
         assert_eq!(Root::decode(header, body).unwrap(), root);
+        let wraps = Root { pages: vec![PageRef { at: u64::MAX - 10, ..page }], ..root };
+        let bytes = wraps.encode().unwrap();
+        let (header, body) = bytes.split_at(CATALOGUE_HEADER);
+        assert_eq!(Root::decode(header, body).unwrap_err().kind(), Kind::Damaged);
     }
 
     #[test]
     fn what_leads_out_of_the_folder_or_the_file_is_damage() {
-        let broken: [fn(&mut Node); 7] = [
+        let broken: [fn(&mut Node); 9] = [
+            |n| n.kind = NodeKind::Symlink,
+            |n| n.kind = NodeKind::BlockDevice,
             |n| n.names[0].name.0 = b"..".to_vec(),
             |n| n.names[0].name.0 = b"a/b".to_vec(),
             |n| n.names[0].name.0.clear(),

@@ -15,6 +15,9 @@ pub const SEGMENT_ENTRY_LEN: usize = 56;
 /// Bytes of a chunk's record in the footer.
 pub const INDEX_ENTRY_LEN: usize = 56;
 
+/// The longest footer that is read: 38 million entries, a pebibyte of segments. A file that is all holes may be of any length.
+pub const MAX_INDEX_FOOTER: u64 = 1 << 31;
+
 /// A segment that pieces of an index name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentRef {
@@ -67,12 +70,14 @@ impl IndexFooter {
     /// The bytes.
     ///
     /// # Errors
-    /// [`Kind::Unsupported`] beyond 2^32 segments.
+    /// [`Kind::Unsupported`] beyond [`MAX_INDEX_FOOTER`].
     pub fn encode(&self) -> Result<Vec<u8>> {
-        if u32::try_from(self.segments.len()).is_err() {
-            return Err(Error::new(Kind::Unsupported, "index with more than 2^32 segments"));
+        let len = 16 + 56 * (self.segments.len() + self.chunks.len());
+        // sealed it is a little longer
+        if len as u64 > MAX_INDEX_FOOTER - 64 {
+            return Err(Error::new(Kind::Unsupported, format!("index with a footer of {len} bytes")));
         }
-        let mut out = Vec::with_capacity(16 + 56 * (self.segments.len() + self.chunks.len()));
+        let mut out = Vec::with_capacity(len);
         out.extend_from_slice(&(self.segments.len() as u64).to_le_bytes());
         out.extend_from_slice(&(self.chunks.len() as u64).to_le_bytes());
         for s in &self.segments {

@@ -44,7 +44,7 @@ pub use frame::{
 pub use hash::{Blake3, FrameHash};
 pub use header::{HEADER_LEN, Header, ObjectKind, TRAILER_LEN, Trailer};
 pub use ids::{DeviceId, GroupId, KeyId, PointId, RepositoryId, SegmentId};
-pub use index::{ChunkEntry, INDEX_ENTRY_LEN, IndexFooter, SEGMENT_ENTRY_LEN, SegmentRef};
+pub use index::{ChunkEntry, INDEX_ENTRY_LEN, IndexFooter, MAX_INDEX_FOOTER, SEGMENT_ENTRY_LEN, SegmentRef};
 pub use keyfile::{Credential, WriteKey, decode_key_file, encode_private_key, public_half};
 pub use keyring::{KeyRing, NewKey, Opened, Shown};
 pub use manifest::{

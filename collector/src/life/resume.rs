@@ -68,17 +68,22 @@ pub fn resume(places: &Places, path: &Path) -> Result<Resumed> {
     resume_record(places, Record { path: path.display().to_string(), ..record })
 }
 
-/// Starts tracking a device, or goes on where an earlier boot stopped.
+/// Starts tracking a device, or goes on where an earlier boot stopped. Where nobody says how large areas are, they are as
+/// they were, and of a new device by its size.
 ///
 /// # Errors
 /// As [`tracker::track`].
 pub fn track(
     places: &Places,
     path: &Path,
-    granularity: Granularity,
+    wanted: Option<Granularity>,
 ) -> Result<(DeviceState, Option<Outcome>)> {
-    let stable = Stable::of(&BlockDevice::open(path)?);
+    let device = BlockDevice::open(path)?;
+    let stable = Stable::of(&device);
     let found = stable.map(|s| record::of(places, &s.text)).transpose().map_err(unreadable)?.flatten();
+    let before = tracker::find(places, path)?.map(|state| state.granularity);
+    let before = before.or(found.as_ref().map(|record| record.granularity));
+    let granularity = wanted.or(before).unwrap_or_else(|| Granularity::for_device(device.size));
     let record = match found.filter(|record| record.granularity == granularity) {
         Some(record) if !is_alive(places, &record.session)? => Some(record),
         _ => None,

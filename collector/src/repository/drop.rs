@@ -209,9 +209,11 @@ impl Repository {
                 Err(e) if e.kind() == Kind::NotFound => continue,
                 Err(e) => return Err(e),
             }
+            lock.still_holds()?;
             self.store().delete(&key)?;
             failpoint("repo.sweep.segment-gone")?;
         }
+        lock.still_holds()?;
         self.drop_spare(device, point, 0)?;
         self.store().delete(&keys::index(device, point))?;
         failpoint("repo.sweep.index-gone")?;

@@ -7,9 +7,9 @@ use super::{Repository, is_harm, keys, lost};
 use crate::block::{BLOCK, Extent};
 use crate::error::{Error, Kind, Result};
 use crate::format::{
-    Blake3, ChunkEntry, HEADER_LEN, Header, IndexFooter, IndexRef, Manifest, ObjectKind, PIECES_PER_CHUNK,
-    Piece, PieceContent, PointId, RepositoryId, SegmentRef, TRAILER_LEN, Trailer, damaged, decode_chunk,
-    encode_chunk,
+    Blake3, ChunkEntry, HEADER_LEN, Header, IndexFooter, IndexRef, MAX_INDEX_FOOTER, Manifest, ObjectKind,
+    PIECES_PER_CHUNK, Piece, PieceContent, PointId, RepositoryId, SegmentRef, TRAILER_LEN, Trailer, damaged,
+    decode_chunk, encode_chunk,
 };
 use crate::seal::{Keys, Part};
 use crate::sys::failpoint;
@@ -22,6 +22,9 @@ const PART: usize = 8 << 20;
 /// An index no longer than this is read at once and kept: a long chain is made of such, and each read of one costs more
 /// than its bytes. A thousand of them are 32 MiB at most.
 const SMALL: u64 = 32 << 10;
+
+/// Chunks of an index that is worth a thread.
+const LARGE: usize = 32;
 
 /// Writes an index from ascending pieces.
 pub(super) struct IndexWriter {
@@ -257,6 +260,9 @@ impl IndexReader {
         header.expect_sealed(keys.is_some())?;
         let last = object.range(len - TRAILER_LEN as u64, TRAILER_LEN as u64)?;
         let trailer = Trailer::decode(ObjectKind::Index, &last, len)?;
+        if trailer.footer_len > MAX_INDEX_FOOTER {
+            return Err(damaged(format!("a footer of {} bytes", trailer.footer_len)));
+        }
         let bytes = object.range(trailer.footer_at, trailer.footer_len)?;
         if Blake3::of(&bytes) != told.footer {
             return Err(damaged("another footer than its manifest says"));
@@ -278,6 +284,11 @@ impl IndexReader {
     /// The segments its pieces name.
     pub(crate) fn segments(&self) -> &[SegmentRef] {
         &self.footer.segments
+    }
+
+    /// Reading it takes long: half a million pieces and more, 32 GiB of a full.
+    pub(crate) fn is_large(&self) -> bool {
+        self.footer.chunks.len() > LARGE
     }
 
     /// The object's length.

@@ -5,7 +5,8 @@
 //! ```
 //! Must stay true: only one of several takes a lock (the store writes it only if absent, or only in place of the
 //! version that was seen); its age is judged by the store's own clock, so no host's clock matters; a holder looks
-//! again before it commits anything, and commits nothing once another has taken over.
+//! again before it commits or removes anything, and does neither once another has taken over. A machine that slept in
+//! the middle of that looks again after it.
 
 use super::lock::Owner;
 use super::store::Store;
@@ -17,13 +18,16 @@ use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 /// How often a living holder renews.
 const EVERY: Duration = Duration::from_secs(60);
 
 /// A lock that was not renewed for so long is nobody's.
 const EXPIRES: Duration = Duration::from_secs(600);
+
+/// For so long a look is good: much less than a lock lives without its holder.
+const FRESH: Duration = Duration::from_secs(20);
 
 /// No lock is longer.
 const LIMIT: u64 = 4096;
@@ -57,6 +61,16 @@ struct Shared {
     key: String,
     now: Mutex<(Words, ObjectMeta)>,
     lost: AtomicBool,
+    seen: Mutex<Option<Look>>,
+}
+
+/// When it was seen to be held last: by the clock that sleeps with the machine, and by the one that does not.
+struct Look(Instant, SystemTime);
+
+impl Look {
+    fn is_fresh(&self) -> bool {
+        self.0.elapsed() < FRESH && self.1.elapsed().is_ok_and(|passed| passed < FRESH)
+    }
 }
 
 impl std::fmt::Debug for Lease {
@@ -93,8 +107,8 @@ impl Lease {
 
     fn start(store: &Arc<Store>, key: &str, words: Words, meta: ObjectMeta) -> Result<Self> {
         let (store, key) = (Arc::clone(store), key.to_owned());
-        let shared =
-            Arc::new(Shared { store, key, now: Mutex::new((words, meta)), lost: AtomicBool::new(false) });
+        let (now, lost, seen) = (Mutex::new((words, meta)), AtomicBool::new(false), Mutex::new(None));
+        let shared = Arc::new(Shared { store, key, now, lost, seen });
         let (stop, stopped) = bounded::<()>(0);
         let renewed = Arc::clone(&shared);
         let renew = move || {
@@ -112,6 +126,8 @@ impl Lease {
     /// Looks whether it is still held.
     pub fn holds(&self) -> Result<()> {
         let shared = &self.shared;
+        // before the store is asked: the answer may be late
+        let look = Look(Instant::now(), SystemTime::now());
         let there = match read(&shared.store, &shared.key) {
             Ok((there, _)) => there,
             Err(e) if e.kind() == Kind::NotFound => None,
@@ -119,10 +135,23 @@ impl Lease {
         };
         let ours = shared.now.lock().unwrap_or_else(PoisonError::into_inner).0.token.clone();
         if !shared.lost.load(Ordering::Relaxed) && there.as_ref().is_some_and(|there| there.token == ours) {
+            *shared.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(look);
             return Ok(());
         }
         shared.lost.store(true, Ordering::Relaxed);
         Err(busy(&shared.key, there.as_ref(), "took it over meanwhile; nothing of this run was committed"))
+    }
+
+    /// The same, unless it was looked at a moment ago.
+    pub fn still_holds(&self) -> Result<()> {
+        let fresh = self
+            .shared
+            .seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+            .is_some_and(Look::is_fresh);
+        if fresh && !self.shared.lost.load(Ordering::Relaxed) { Ok(()) } else { self.holds() }
     }
 }
 
@@ -201,4 +230,22 @@ fn silence(store: &Arc<Store>, lock: &ObjectMeta) -> Result<Duration> {
     }
     let since = seen?.1.last_modified - lock.last_modified;
     Ok(since.to_std().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A machine that slept: one clock stood still, the other went on. One that was set back tells nothing.
+    #[test]
+    fn a_look_is_good_only_if_both_clocks_say_so() {
+        let (now, wall) = (Instant::now(), SystemTime::now());
+        let (long, short) = (FRESH + Duration::from_secs(1), Duration::from_secs(1));
+        assert!(Look(now, wall).is_fresh() && Look(now - short, wall - short).is_fresh());
+        for stale in
+            [Look(now, wall - long), Look(now - long, wall), Look(now, wall + Duration::from_secs(60))]
+        {
+            assert!(!stale.is_fresh());
+        }
+    }
 }

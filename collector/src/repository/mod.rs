@@ -18,6 +18,7 @@
 //! objects that no manifest names. Readers take no lock. Names are checked when made ([`crate::format`]'s ids),
 //! keys are exact and never prefixes.
 
+mod ahead;
 mod check;
 mod drop;
 mod examine;
@@ -67,6 +68,7 @@ pub use superseded::Freed;
 pub use unlock::{Kept, KeySource, NoKey, choose_keys, no_key};
 pub use writer::{FinishInfo, NewPoint, PointWriter};
 
+pub(crate) use ahead::ahead;
 pub(crate) use index::IndexReader;
 pub(crate) use maps::NewMap;
 pub(crate) use mover::Moved;

@@ -1,7 +1,8 @@
 //! What backups and merges that died left behind: objects that nothing names.
 //!
-//! Must stay true: nothing is removed while a writer of any device is at work (its objects are not named yet), nor
-//! while anything that could name an object cannot be read.
+//! Must stay true: nothing is removed while a writer of any device is at work (its objects are not named yet; a copy's have
+//! names as old as where they come from), nor while anything that could name an object cannot be read. What is removed
+//! was listed before what is named: whatever is committed in between is seen.
 
 use super::drop::Swept;
 use super::lock::DeviceLock;
@@ -18,56 +19,32 @@ impl Repository {
     /// # Errors
     /// [`Kind::Busy`] while a device is written; [`Kind::Damaged`] if what is named cannot be told.
     pub fn sweep_orphans(&self, grace: Duration) -> Result<Swept> {
-        // whoever begins after this makes only objects younger than `before`
         let before = unix_millis().saturating_sub(grace.as_millis() as u64);
+        // this one first: who begins to write from now on is turned away, of a new device too
+        let sweep = self.lock_sweep()?;
         let mut locks = self.lock_all()?;
-        let segments = self.store().list("seg")?;
+        let listed = self.listed_objects()?;
+        failpoint("repo.orphans.listed")?;
         let named = self.named()?;
         failpoint("repo.orphans.begin")?;
         let mut swept = Swept::default();
-        let orphans = self.orphans(&named, segments, before)?;
+        let orphans = listed.orphans(&named, before);
         self.uncover(&mut locks, &orphans)?;
         for (key, length) in orphans {
             if let Some(length) = length {
                 failpoint("repo.orphans.segment")?;
                 (swept.segments, swept.bytes) = (swept.segments + 1, swept.bytes + length);
             }
+            sweep.still_holds()?;
             self.store().delete(&key)?;
         }
         self.sweep_unfinished(before)?;
         Ok(swept)
     }
 
-    /// What nothing names and is older than `before`; of segments with their lengths.
-    fn orphans(&self, named: &Named, segments: Vec<(String, u64)>, before: u64) -> Result<Vec<Orphan>> {
-        let mut orphans = Vec::new();
-        for (key, _) in self.store().list("idx")? {
-            let Some((device, point)) = keys::parse_index(&key) else { continue };
-            if !named.points.contains(&(device, point)) && point.unix_millis() < before {
-                orphans.push((key, None));
-            }
-        }
-        for (key, _) in self.store().list("map")? {
-            let Some((device, point, number, false)) = keys::parse_map(&key) else { continue };
-            if !named.maps.contains(&(device, point, number)) {
-                orphans.push((key, None));
-            }
-        }
-        for (key, _) in self.store().list("spare")? {
-            let Some((device, point, number, _)) = keys::parse_spare(&key) else { continue };
-            // of an index; of a map, a spare that lost its map is what gives it back
-            let named = named.points.contains(&(device, point));
-            if !named && (number > 0 || point.unix_millis() < before) {
-                orphans.push((key, None));
-            }
-        }
-        for (key, length) in segments {
-            let Some(id) = keys::parse_segment(&key) else { continue };
-            if !named.segments.contains(&id) && id.unix_millis() < before {
-                orphans.push((key, Some(length)));
-            }
-        }
-        Ok(orphans)
+    fn listed_objects(&self) -> Result<Listed> {
+        let list = |folder| self.store().list(folder);
+        Ok(Listed { segments: list("seg")?, others: [list("idx")?, list("map")?, list("spare")?].concat() })
     }
 
     /// A map that is lost named segments that nothing else names: where one is missing that must have been there, nothing
@@ -101,7 +78,7 @@ impl Repository {
         let goes: BTreeSet<String> = orphans.iter().map(|(key, _)| key.clone()).collect();
         for device in self.devices_with_parity()? {
             if !locks.iter().any(|lock| *lock.device() == device) {
-                locks.push(self.lock(&device)?);
+                locks.push(self.lock_while_sweeping(&device)?);
             }
             if let Some(key) = self.missing_of_parity(&device)? {
                 let text = format!("look for what nothing names: {key} is missing, which parity covers");
@@ -141,13 +118,16 @@ impl Repository {
         Ok(())
     }
 
-    /// The writers' locks of all devices that ever had one.
+    /// The writers' locks of all devices that there is anything of.
     fn lock_all(&self) -> Result<Vec<DeviceLock>> {
-        let mut devices = BTreeSet::new();
-        for (key, _) in self.store().list("lock")? {
-            devices.extend(key.strip_prefix("lock/").and_then(|name| DeviceId::new(name).ok()));
+        let mut devices: BTreeSet<DeviceId> = self.devices()?.into_iter().collect();
+        for folder in ["lock", "idx", "map", "spare"] {
+            for (key, _) in self.store().list(folder)? {
+                let name = key.split('/').nth(1).and_then(|name| DeviceId::new(name).ok());
+                devices.extend(name);
+            }
         }
-        devices.iter().map(|device| self.lock(device)).collect()
+        devices.iter().map(|device| self.lock_while_sweeping(device)).collect()
     }
 
     /// Everything that points, tombstones and maps name.
@@ -172,6 +152,41 @@ impl Repository {
         self.nothing_is_lost(&named, &parents)?;
         Ok(named)
     }
+}
+
+/// Objects as they lay before it was looked at what is named, with their lengths.
+struct Listed {
+    segments: Vec<(String, u64)>,
+    /// Indexes, maps and spares.
+    others: Vec<(String, u64)>,
+}
+
+impl Listed {
+    /// What nothing names and is older than `before`; of segments with their lengths.
+    fn orphans(self, named: &Named, before: u64) -> Vec<Orphan> {
+        let others = self.others.into_iter().map(|(key, _)| key).filter(|key| is_orphan(key, named, before));
+        let mut orphans: Vec<Orphan> = others.map(|key| (key, None)).collect();
+        for (key, length) in self.segments {
+            let Some(id) = keys::parse_segment(&key) else { continue };
+            if !named.segments.contains(&id) && id.unix_millis() < before {
+                orphans.push((key, Some(length)));
+            }
+        }
+        orphans
+    }
+}
+
+/// An index, a map or a spare that nothing needs.
+fn is_orphan(key: &str, named: &Named, before: u64) -> bool {
+    if let Some((device, point)) = keys::parse_index(key) {
+        return !named.points.contains(&(device, point)) && point.unix_millis() < before;
+    }
+    if let Some((device, point, number, false)) = keys::parse_map(key) {
+        return !named.maps.contains(&(device, point, number));
+    }
+    let Some((device, point, number, _)) = keys::parse_spare(key) else { return false };
+    // of an index; of a map, a spare that lost its map is what gives it back
+    !named.points.contains(&(device, point)) && (number > 0 || point.unix_millis() < before)
 }
 
 /// A device, a point of it, and that point's parent.

@@ -25,8 +25,8 @@ use std::sync::Arc;
 /// Where what cannot be used is kept, under its own key.
 const QUARANTINE: &str = "quarantine";
 
-/// The longest object that is set aside.
-const LONGEST: u64 = 1 << 33;
+/// An object that is no longer is set aside in one piece.
+const SMALL: u64 = 8 << 20;
 
 impl Repository {
     /// A point's own index is there and readable to its last byte.
@@ -148,27 +148,36 @@ impl Repository {
 
     /// Moves an object to the quarantine; one that is not there is a success.
     pub(crate) fn set_aside(&self, key: &str) -> Result<bool> {
-        let bytes = match self.store().get(key, LONGEST) {
+        match self.keep_aside(key) {
             Err(e) if e.kind() == Kind::NotFound => return Ok(false),
             Err(e) if e.kind() == Kind::Io && self.is_rot(&e) => {
                 log::warn!("{key}: its medium does not give it back, so it is not kept: {}", e.in_full());
-                self.store().delete(key)?;
-                return Ok(true);
             }
-            bytes => bytes?,
-        };
-        // one that was set aside before stays
-        let kept = (0..100).find_map(|n| {
-            let aside =
-                if n == 0 { format!("{QUARANTINE}/{key}") } else { format!("{QUARANTINE}/{key}.{n}") };
-            match self.store().put_new(&aside, bytes.clone()) {
-                Err(e) if e.kind() == Kind::Exists => None,
-                put => Some(put),
-            }
-        });
-        kept.unwrap_or_else(|| Err(Error::new(Kind::Exists, format!("{key} was set aside 100 times"))))?;
+            kept => kept?,
+        }
         self.store().delete(key)?;
         Ok(true)
+    }
+
+    /// Copies an object to the quarantine, however long it is.
+    fn keep_aside(&self, key: &str) -> Result<()> {
+        let len = self.store().len(key)?;
+        let small = (len <= SMALL).then(|| self.store().get(key, SMALL)).transpose()?;
+        for n in 0..100 {
+            // one that was set aside before stays
+            let aside =
+                if n == 0 { format!("{QUARANTINE}/{key}") } else { format!("{QUARANTINE}/{key}.{n}") };
+            let put = match &small {
+                Some(bytes) => self.store().put_new(&aside, bytes.clone()),
+                None if self.store().len(&aside).is_ok() => continue,
+                None => self.copy_object(key, &aside, len),
+            };
+            match put {
+                Err(e) if e.kind() == Kind::Exists => {}
+                put => return put,
+            }
+        }
+        Err(Error::new(Kind::Exists, format!("{key} was set aside 100 times")))
     }
 
     /// Sets aside a point's map: its commit first, so that what is left is never used.

@@ -70,7 +70,8 @@ impl Repository {
         Ok(())
     }
 
-    fn copy_object(&self, from: &str, to: &str, len: u64) -> Result<()> {
+    /// Copies an object under another key, part by part.
+    pub(super) fn copy_object(&self, from: &str, to: &str, len: u64) -> Result<()> {
         let store = self.store();
         if len <= PART {
             return store.put_new(to, store.get_range(from, 0, len)?);

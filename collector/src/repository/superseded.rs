@@ -5,13 +5,13 @@
 //!   any other point:                             live = what its index and its maps name
 //!   removed = what superseded indexes name - live
 //! ```
-//! Must stay true: nothing is removed before every segment of the map that stands for it is seen to be there, nor
-//! within the time of grace, in which restores that began before may still read it; segments go first, then the
+//! Must stay true: nothing is removed before every byte of the map that stands for it was read and every segment of that
+//! is seen to be there, nor within the time of grace, in which restores that began before may still read it; segments go first, then the
 //! superseded map, so that a removal that died is found and ended by the next.
 
 use super::index::IndexReader;
 use super::lock::DeviceLock;
-use super::{Repository, keys, unix_millis};
+use super::{Repository, keys, lost, unix_millis};
 use crate::error::{Error, Kind, Result};
 use crate::format::{Blake3, Manifest, PointId, PointMap, SegmentId, SegmentRef, damaged};
 use crate::sys::failpoint;
@@ -42,6 +42,20 @@ struct Holding {
     over: bool,
     /// Superseded maps.
     maps: Vec<(PointId, u32)>,
+    /// The map that stands for all that.
+    shows: Option<IndexReader>,
+}
+
+impl Holding {
+    /// Something that its map stands for is about to go: the last moment to see that the map is whole.
+    fn expect_sound_map(&self, gone: &Names) -> Result<()> {
+        let Some(map) = self.shows.as_ref().filter(|_| self.over) else { return Ok(()) };
+        if self.maps.is_empty() && self.old.is_disjoint(gone) {
+            return Ok(());
+        }
+        let read = map.pieces().try_for_each(|piece| piece.map(drop));
+        read.map_err(|e| lost(e).hint("run `blkdelta repair`; nothing was removed"))
+    }
 }
 
 impl Repository {
@@ -154,7 +168,7 @@ impl Repository {
             maps.push((point, number));
         }
         old.retain(|id| !live.contains(id));
-        Ok(Holding { live, old, over, maps })
+        Ok(Holding { live, old, over, maps, shows: Some(index.clone()) })
     }
 
     fn drop_old(
@@ -174,17 +188,19 @@ impl Repository {
         let bytes = |id: &SegmentId| there.get(id).copied();
         let waits = waiting.iter().filter(|id| !live.contains(*id)).filter_map(bytes);
         let mut freed = Freed { waiting_bytes: waits.sum(), ..Freed::default() };
+        let there_still: Names = gone.iter().filter(|id| bytes(id).is_some()).copied().collect();
+        holdings.iter().try_for_each(|held| held.expect_sound_map(&there_still))?;
         failpoint("repo.superseded.begin")?;
         let maps = || holdings.iter().filter(|held| held.over).flat_map(|held| &held.maps);
-        let mut goes: BTreeSet<String> =
-            gone.iter().filter(|id| bytes(id).is_some()).map(|id| keys::segment(*id)).collect();
+        let mut goes: BTreeSet<String> = there_still.iter().map(|id| keys::segment(*id)).collect();
         maps().for_each(|(point, n)| goes.append(&mut self.keys_of_map(lock.device(), *point, *n)));
         if !goes.is_empty() {
             self.leave_out(lock, &goes)?;
         }
-        for id in &gone {
-            // not there: an earlier run came that far
+        // of the others an earlier run came that far
+        for id in &there_still {
             let Some(length) = bytes(id) else { continue };
+            lock.still_holds()?;
             self.store().delete(&keys::segment(*id))?;
             (freed.segments, freed.bytes) = (freed.segments + 1, freed.bytes + length);
             failpoint("repo.superseded.segment-gone")?;

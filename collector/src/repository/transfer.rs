@@ -242,6 +242,7 @@ impl Repository {
         let key = keys::manifest(&manifest.device.id, manifest.point);
         self.store().put_new(&key, manifest.encode_in(self.cover(&key))?.into())?;
         self.store().in_place()?;
+        lock.still_holds()?;
         failpoint("repo.copy.committed")?;
         Ok(manifest)
     }

@@ -64,6 +64,23 @@ pub struct FinishInfo {
     pub changed_bytes: u64,
 }
 
+impl FinishInfo {
+    /// Of a cut at this moment, and nothing more is known.
+    pub const fn at(time_cut: u64, consistency: Consistency) -> Self {
+        Self {
+            time_cut,
+            epochs: None,
+            consistency,
+            suspect: Vec::new(),
+            suspect_handled: None,
+            notes: Vec::new(),
+            passes: Vec::new(),
+            freeze_ms: None,
+            changed_bytes: 0,
+        }
+    }
+}
+
 /// Writes one point. Dropped without [`finish`](Self::finish), it leaves at worst segments that nothing names.
 pub struct PointWriter {
     // before the lock: fields are dropped in this order
@@ -224,6 +241,10 @@ impl PointWriter {
         self.repository.store().put_new(&key, bytes.into())?;
         // all of it lies where the next reader looks
         self.repository.store().in_place()?;
+        // the put may have waited for hours in a machine that slept: then others may have removed what it names, and the
+        // changes must stay known
+        let late = format!("point {} was committed too late to be sure that it is whole", self.point);
+        self.lock.still_holds().map_err(|e| e.within(late))?;
         failpoint("repo.manifest.stored")?;
         Ok(manifest)
     }

@@ -15,7 +15,7 @@ use crate::sys::fiemap::clone_range;
 use rustix::fs::FallocateFlags;
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Content read at once.
@@ -177,8 +177,9 @@ fn hit<'s, 'a>(aims: &'s [Aim<'a>], extent: Extent) -> impl Iterator<Item = (&'s
 /// Makes a part share the extents of another, or hold the same bytes; bytes that are shared.
 fn share(original: &Aim<'_>, aim: &Aim<'_>) -> Result<u64> {
     let what = || format!("write {}", aim.path.display());
-    let from = File::open(original.path).os_context(|| format!("read {}", original.path.display()))?;
-    let to = OpenOptions::new().write(true).open(aim.path).os_context(what)?;
+    let from = made_here(OpenOptions::new().read(true), original.path);
+    let from = from.os_context(|| format!("read {}", original.path.display()))?;
+    let to = made_here(OpenOptions::new().write(true), aim.path).os_context(what)?;
     let length = aim.image.length;
     if clone_range((&from, original.at), (&to, aim.at), length).is_ok() {
         return Ok(length);
@@ -195,6 +196,11 @@ fn share(original: &Aim<'_>, aim: &Aim<'_>) -> Result<u64> {
     Ok(0)
 }
 
+/// Opens a file that was made here: what took its place, a link above all, is not followed.
+fn made_here(options: &mut OpenOptions, path: &Path) -> std::io::Result<File> {
+    options.custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed()).open(path)
+}
+
 /// Files held open, a few.
 #[derive(Default)]
 struct Open {
@@ -207,7 +213,7 @@ impl Open {
             if self.files.len() >= 64 {
                 self.files.clear();
             }
-            let file = OpenOptions::new().write(true).open(path);
+            let file = made_here(OpenOptions::new().write(true), path);
             let file = file.os_context(|| format!("open {} to write it", path.display()))?;
             self.files.insert(path.to_owned(), file);
         }

@@ -99,7 +99,7 @@ impl<'a> Unpack<'a> {
     pub fn size(&self, paths: &[PathBuf]) -> Result<u64> {
         let names = Names::of(&self.catalogue, paths)?;
         let parts = names.nodes().filter_map(|id| self.catalogue.nodes.get(&id)).flat_map(|n| &n.parts);
-        Ok(parts.map(|part| part.length).sum())
+        Ok(parts.map(|part| part.length).fold(0, u64::saturating_add))
     }
 
     fn fill(&self, names: &Names, folder: &Path, done: &mut Unpacked, watch: &dyn Watch) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use crate::model::{Model, What, restore};
 use crate::sealed::{Hand, Sealed};
-use collector::chain::{Chain, Limits, Sending, Sent, Wanted, compact, repair};
+use collector::chain::{Chain, Limits, Policy, Sending, Sent, Wanted, compact, prune, repair};
 use collector::error::Kind;
 use collector::format::{DeviceId, PointId};
 use collector::repository::{Repository, check};
@@ -362,4 +362,48 @@ mod killed {
             }
         }
     }
+}
+
+/// A point that a prune dropped there is hidden and about to go: nobody is told that it is there.
+#[test]
+fn what_a_prune_dropped_there_is_not_called_there() {
+    let (from, to) = (Place::new(false), Place::new(false));
+    let (model, points) = fill(&from.repo);
+    send(&from.repo, &to.repo, &model.device, Wanted::All);
+    let prune = |grace| {
+        let policy = Policy { last: 1, ..Policy::default() };
+        prune(&to.repo, &model.device, &policy, grace, false).unwrap();
+    };
+    prune(Duration::from_secs(86_400));
+    let again = send(&from.again(), &to.again(), &model.device, Wanted::All);
+    assert!(again.points.is_empty() && again.there == [points[3].0] && again.failed.is_empty(), "{again:?}");
+    assert_eq!(again.dropped, points[..3].iter().map(|(id, _)| *id).collect::<Vec<_>>());
+    for wanted in [Wanted::Point(points[1].0), Wanted::Whole(points[1].0)] {
+        let asked = send(&from.again(), &to.again(), &model.device, wanted);
+        assert!(
+            asked.failed.len() == 1 && asked.failed[0].0 == points[1].0 && asked.there.is_empty(),
+            "{asked:?}"
+        );
+    }
+    ensure_holds(&to, &points[3..], "after a prune");
+    // when they are gone they come again
+    prune(Duration::ZERO);
+    let again = send(&from.again(), &to.again(), &model.device, Wanted::All);
+    assert!(again.points.len() == 3 && again.dropped.is_empty(), "{again:?}");
+    ensure_holds(&to, &points, "copied again");
+}
+
+/// What an earlier copy left and what rotted since is not taken for what was sent.
+#[test]
+fn a_segment_that_rotted_since_is_sent_again() {
+    let (from, to) = (Place::new(false), Place::new(false));
+    let (model, points) = fill(&from.repo);
+    for path in files_of(&from, "seg") {
+        let there = to.folder.join(path.strip_prefix(&from.folder).unwrap());
+        std::fs::create_dir_all(there.parent().unwrap()).unwrap();
+        let rotten = vec![7; path.metadata().unwrap().len() as usize];
+        std::fs::File::create(there).and_then(|mut f| std::io::Write::write_all(&mut f, &rotten)).unwrap();
+    }
+    send(&from.repo, &to.repo, &model.device, Wanted::All);
+    ensure_holds(&to, &points, "over rotten segments");
 }

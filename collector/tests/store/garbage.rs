@@ -2,10 +2,11 @@
 
 use crate::model::{Model, What, open, restore};
 use collector::error::Kind;
-use collector::format::{DeviceId, PointId};
+use collector::format::{DeviceId, ObjectKind, PointId, Trailer};
 use collector::repository::{Repository, check};
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 struct Rig {
@@ -201,4 +202,23 @@ fn names_that_are_no_names_are_reported_and_not_followed() {
     for name in ["../../etc/passwd", "", "(", "01J", "latest/../latest"] {
         assert_eq!(repo.resolve(name, None).unwrap_err().kind(), Kind::Usage, "{name}");
     }
+}
+
+/// A file that is all holes may say of itself that it is a tebibyte long: no memory is taken on its word.
+#[test]
+fn a_footer_of_holes_takes_no_memory() {
+    const LONG: u64 = 1 << 40;
+    let rig = rig();
+    let (device, point, _) = &rig.points[3];
+    let mut manifest = open(rig.path()).unwrap().manifest(device, *point).unwrap().0;
+    let index = rig.path().join(format!("idx/{device}/{point}"));
+    let trailer = Trailer { footer_at: 64, footer_len: LONG - 64 - 56, count: 0, footer_hash: 0 };
+    let file = fs::File::options().write(true).open(&index).unwrap();
+    file.set_len(LONG).unwrap();
+    file.write_all_at(&trailer.encode(ObjectKind::Index), LONG - 56).unwrap();
+    (manifest.index.len, manifest.index.chunks) = (LONG, 0);
+    put(&rig.path().join(format!("bak/{device}/{point}.json")), &manifest.encode().unwrap());
+    let repo = open(rig.path()).unwrap();
+    assert_eq!(restore(&repo, device, *point).unwrap_err().kind(), Kind::Damaged);
+    assert!(!check(&repo, false, &mut |_, _| {}).unwrap().damages.is_empty());
 }

@@ -151,6 +151,29 @@ fn a_restore_that_was_killed_is_gone_on_with() {
     }
 }
 
+/// A file of the repository, and a file that no restore of the point has left: not touched.
+#[test]
+fn a_target_that_cannot_be_meant_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("r");
+    let (_, _, made) = three_points(&folder);
+    let (config, wrong) = (folder.join("repo.json"), dir.path().join("wrong"));
+    put(&wrong, &[7; 9000]);
+    for (target, how) in
+        [(&config, "--overwrite"), (&config, "--resume"), (&config, "--to-same-device"), (&wrong, "--resume")]
+    {
+        let before = std::fs::read(target).unwrap();
+        let base =
+            ["restore", "--repo", folder.to_str().unwrap(), "--point", "latest", target.to_str().unwrap()];
+        let (code, _, said) = run(&[&base[..], &[how]].concat());
+        assert!(matches!(code, Some(1 | 2)) && said.contains("try:"), "{how}: {said}");
+        assert!(std::fs::read(target).unwrap() == before, "{how}");
+    }
+    let base = ["restore", "--repo", folder.to_str().unwrap(), "--point", "latest", wrong.to_str().unwrap()];
+    let (code, _, said) = run(&[&base[..], &["--resume", "--overwrite"]].concat());
+    assert!(code == Some(0) && std::fs::read(&wrong).unwrap() == made[2].1, "{said}");
+}
+
 #[test]
 fn cat_writes_the_bytes_and_ends_when_nobody_reads() {
     let dir = tempfile::tempdir().unwrap();

@@ -8,7 +8,7 @@
 #![cfg(feature = "failpoints")]
 
 use crate::model::{Model, What, open, restore};
-use collector::chain::{Chain, Limits, Policy, compact, merge_if_longer, prune};
+use collector::chain::{Chain, Limits, Policy, Sending, Wanted, compact, merge_if_longer, prune, repair};
 use collector::error::{Error, Kind, Result};
 use collector::format::{DeviceId, PointId};
 use collector::repository::{Repository, check};
@@ -26,6 +26,9 @@ struct Bed {
     template: tempfile::TempDir,
     model: Model,
     points: Vec<(PointId, Vec<u8>)>,
+    /// Another repository, with a point of another device that is older than everything here.
+    elsewhere: tempfile::TempDir,
+    other: (DeviceId, PointId, Vec<u8>),
 }
 
 /// Where runs take place: in memory, if there is such a folder.
@@ -37,7 +40,11 @@ fn scratch() -> tempfile::TempDir {
 impl Bed {
     /// A full and `increments`, each of which hides a part of the one before.
     fn new(increments: usize) -> Self {
-        let template = scratch();
+        let (template, elsewhere) = (scratch(), scratch());
+        let there = Repository::create(elsewhere.path().to_str().unwrap()).unwrap();
+        let mut other = Model::new("other", SIZE);
+        let point = other.back_up(&there, None, &[&[(0, 64, What::Noise(7))]]).unwrap().point;
+        let other = (other.device, point, other.image);
         let repo = Repository::create(template.path().to_str().unwrap()).unwrap();
         let mut model = Model::new("disk", SIZE);
         let mut points: Vec<(PointId, Vec<u8>)> = Vec::new();
@@ -46,7 +53,7 @@ impl Bed {
             let point = model.back_up(&repo, points.last().map(|p| p.0), &[&[write]]).unwrap().point;
             points.push((point, model.image.clone()));
         }
-        Self { template, model, points }
+        Self { template, model, points, elsewhere, other }
     }
 
     fn prepare(self, deed: impl FnOnce(&Repository, &DeviceId)) -> Self {
@@ -81,6 +88,10 @@ enum Deed {
     Merge,
     Backup,
     Orphans,
+    /// Copies a point of another device, with its old names, out of another repository.
+    Copy,
+    /// Repairs what is damaged in the template.
+    Repair,
     /// Restores the n-th point.
     Restore(usize),
 }
@@ -120,6 +131,18 @@ impl Deed {
                 Ok(Gave::Point(made.point, model.image))
             }
             Self::Orphans => repo.sweep_orphans(Duration::ZERO).map(|_| Gave::Nothing),
+            Self::Copy => {
+                let (device, point, image) = &bed.other;
+                let from = open(bed.elsewhere.path())?;
+                let sent = Sending::new(&from, repo, false)?.send(device, Wanted::All, &|_| true)?;
+                assert!(sent.points.len() + sent.there.len() == 1 && sent.failed.is_empty(), "{sent:?}");
+                Ok(Gave::Point(*point, image.clone()))
+            }
+            Self::Repair => {
+                let done = repair(repo, false, &mut |_, _, _| {})?;
+                assert!(done.lost.is_empty(), "{done:?}");
+                Ok(Gave::Nothing)
+            }
             Self::Restore(n) => {
                 let bytes = restore(repo, device, bed.points[n].0)?;
                 assert!(bytes == bed.points[n].1, "a restore gave other bytes");
@@ -237,6 +260,7 @@ impl Drop for End<'_> {
 fn judge(bed: &Bed, deeds: &[Deed], folder: &Path, gave: Vec<Result<Gave>>) -> usize {
     let mut shadows: BTreeMap<PointId, Vec<u8>> = bed.points.iter().cloned().collect();
     let graceful = !deeds.iter().any(|d| matches!(d, Deed::Prune(g) | Deed::Compact(g) if g.is_zero()));
+    let harmed = deeds.contains(&Deed::Repair);
     let mut away = 0;
     for (deed, gave) in deeds.iter().zip(gave) {
         match gave {
@@ -244,11 +268,17 @@ fn judge(bed: &Bed, deeds: &[Deed], folder: &Path, gave: Vec<Result<Gave>>) -> u
             Ok(Gave::Nothing) => {}
             Err(e) => {
                 away += 1;
-                may_fail(*deed, graceful, &e);
+                // until it is repaired, nobody builds on what is damaged
+                if !(harmed && e.kind() == Kind::Damaged) {
+                    may_fail(*deed, graceful, &e);
+                }
             }
         }
     }
     let repo = open(folder).unwrap();
+    if harmed {
+        Deed::Repair.run(&repo, bed).unwrap_or_else(|e| panic!("{deeds:?}: {e:?}"));
+    }
     let points = repo.points().unwrap();
     assert!(!points.is_empty(), "{deeds:?}: no point is left");
     for point in &points {
@@ -325,6 +355,31 @@ fn prune_beside_writers_in_every_order() {
     all_orders(
         &bed,
         &[[Deed::Backup, Deed::Orphans], [Deed::Merge, Deed::Orphans], [Deed::Merge, Deed::Restore(2)]],
+    );
+}
+
+/// Nobody knows of the device before, and the names of what comes are older than any time of grace.
+#[test]
+fn a_copy_beside_the_search_for_orphans_and_a_prune_in_every_order() {
+    let bed = Bed::new(1);
+    let prune = Deed::Prune(Duration::ZERO);
+    all_orders(&bed, &[[Deed::Copy, Deed::Orphans], [Deed::Copy, prune], [Deed::Copy, Deed::Copy]]);
+}
+
+/// An index is damaged, and repaired while others work.
+#[test]
+fn repair_beside_writers_in_every_order() {
+    let bed = Bed::new(2).prepare(|repo, device| {
+        let index = repo.local_path().unwrap().join(format!("idx/{device}"));
+        let first = std::fs::read_dir(index).unwrap().map(|e| e.unwrap().path()).min().unwrap();
+        std::fs::File::options().write(true).open(first).and_then(|file| file.set_len(99)).unwrap();
+    });
+    for grace in [Duration::ZERO, DAY] {
+        all_orders(&bed, &[[Deed::Repair, Deed::Prune(grace)]]);
+    }
+    all_orders(
+        &bed,
+        &[[Deed::Repair, Deed::Backup], [Deed::Repair, Deed::Orphans], [Deed::Repair, Deed::Repair]],
     );
 }
 

@@ -105,17 +105,8 @@ impl Model {
 }
 
 pub fn info() -> FinishInfo {
-    FinishInfo {
-        time_cut: 1_700_000_001_000,
-        epochs: None,
-        consistency: Consistency::FileSystemFrozen,
-        suspect: Vec::new(),
-        suspect_handled: None,
-        notes: Vec::new(),
-        passes: Vec::new(),
-        freeze_ms: Some(12),
-        changed_bytes: 4096,
-    }
+    let at = FinishInfo::at(1_700_000_001_000, Consistency::FileSystemFrozen);
+    FinishInfo { freeze_ms: Some(12), changed_bytes: 4096, ..at }
 }
 
 /// The content of a point, through everything a restore uses.

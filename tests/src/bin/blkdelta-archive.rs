@@ -51,17 +51,7 @@ fn begin(repo: &Repository, lock: &DeviceLock, size: u64, parent: Option<PointId
 }
 
 fn info(time_cut: u64) -> FinishInfo {
-    FinishInfo {
-        time_cut,
-        epochs: None,
-        consistency: Consistency::Crash,
-        suspect: Vec::new(),
-        suspect_handled: None,
-        notes: Vec::new(),
-        passes: Vec::new(),
-        freeze_ms: None,
-        changed_bytes: 0,
-    }
+    FinishInfo::at(time_cut, Consistency::Crash)
 }
 
 /// Frames of whole or partial cells of `image`.

@@ -25,7 +25,8 @@ pub fn run(program: &Path, rounds: usize) -> Result<Findings> {
          threads read it with O_DIRECT, 1 MiB at a time. *zstd limit*: `zstd -1` in blocks of 64 KiB on every \
          processor at once, in memory, nothing else.\n\n{}\n\
          Without compression. `cp` and `qemu-img` read through the page cache, which holds the device from the round \
-         before.\n\n{}\n\
+         before; they hash nothing and wait for no disk. Ours hashes each byte twice, as a frame and as a part of its \
+         segment, and syncs.\n\n{}\n\
          The same on a disk (the device's file and what is written lie on the disk of the target folder).\n\n{}",
         table("seconds", &packed)?,
         table("seconds", &plain)?,
@@ -38,6 +39,8 @@ fn headlines(packed: &[Row], plain: &[Row], disk: &[Row]) -> Result<Vec<Headline
     let [read, zstd, ours, sealed, qemu, restic] = packed else { anyhow::bail!("six rows") };
     let limit = Row::slowest(&[read, zstd])?;
     let cpu = ours.cpu()? / GIB;
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let alone = zstd.median()? * processors as f64 / GIB;
     let rate = |what, other: &Row, own: &Row, least, aim| {
         Ok::<_, anyhow::Error>(Headline::at_least(what, other.against(own)?.median, least, aim))
     };
@@ -46,7 +49,12 @@ fn headlines(packed: &[Row], plain: &[Row], disk: &[Row]) -> Result<Vec<Headline
         rate("full, zstd: rate against min(read limit, zstd limit)", &limit, ours, 0.8, "≥ 0.8")?,
         rate("full, zstd: rate against qemu-img with zstd", qemu, ours, 1.5, "≥ 1.5")?,
         rate("full, zstd: rate against restic", restic, ours, 3.0, "≥ 3")?,
-        Headline::new("full, zstd: processor time per GiB", format!("{cpu:.2} s"), "≤ 2.2 s", cpu <= 2.2),
+        Headline::new(
+            "full, zstd: processor time per GiB",
+            format!("{cpu:.2} s (zstd alone, on all processors: {alone:.2} s)"),
+            "≤ 2.2 s",
+            cpu <= 2.2,
+        ),
         rate("full, uncompressed: rate against cp --sparse", &plain[0], &plain[1], 0.8, "≥ 0.8")?,
         rate("full, uncompressed: rate against qemu-img to qcow2", &plain[2], &plain[1], 1.0, "≥ 1")?,
         rate("full, uncompressed: rate against dd with O_DIRECT", &plain[3], &plain[1], 0.0, "")?,

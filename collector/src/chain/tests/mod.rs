@@ -5,6 +5,7 @@ mod keeping;
 mod parity;
 mod pruning;
 mod rebuild;
+mod rot;
 mod thousand;
 
 use super::*;
@@ -31,17 +32,7 @@ fn new_point(parent: Option<PointId>) -> NewPoint {
 }
 
 fn info(time_cut: u64) -> FinishInfo {
-    FinishInfo {
-        time_cut,
-        epochs: None,
-        consistency: Consistency::Crash,
-        suspect: Vec::new(),
-        suspect_handled: None,
-        notes: Vec::new(),
-        passes: Vec::new(),
-        freeze_ms: None,
-        changed_bytes: 0,
-    }
+    FinishInfo::at(time_cut, Consistency::Crash)
 }
 
 /// A write of one pass: first block, blocks, what (0 = zeros).

@@ -171,7 +171,7 @@ impl Repository {
             let of = |key: &str| keys::parse_parity(key).is_some_and(|(_, group, _)| group == *id);
             let mut broken = groups.broken.iter().filter(|(key, _)| of(key));
             if broken.all(|(_, why)| why.kind() == Kind::Damaged) {
-                self.drop_group(device, *id)?;
+                stays_if_denied(self.drop_group(device, *id))?;
             }
         }
         Ok(())
@@ -186,16 +186,7 @@ impl Repository {
 
     /// The same where the new group covers all that the old one did: with a key that may not remove, the old one stays.
     fn retire_group(&self, lock: &DeviceLock, old: &Group) -> Result<()> {
-        match self.replace_group(lock, old) {
-            Err(e) if e.kind() == Kind::Denied => {
-                log::info!(
-                    "parity that others stand for stays until somebody with the right comes: {}",
-                    e.in_full()
-                );
-                Ok(())
-            }
-            gone => gone,
-        }
+        stays_if_denied(self.replace_group(lock, old))
     }
 
     /// Puts objects of one shelf into groups.
@@ -255,14 +246,16 @@ impl Repository {
     /// # Errors
     /// [`Kind::Damaged`] if a group is needed for a repair first; what the store meets.
     pub(crate) fn leave_out(&self, lock: &DeviceLock, goes: &BTreeSet<String>) -> Result<()> {
-        let device = lock.device();
-        for group in self.parity_groups(device)?.all {
+        let groups = self.parity_groups(lock.device())?;
+        let superseded = groups.superseded();
+        for group in groups.all {
             let (away, stay): (Vec<Covered>, Vec<Covered>) =
                 group.members.iter().cloned().partition(|m| goes.contains(&m.key));
             if away.is_empty() {
                 continue;
             }
-            if !stay.is_empty() {
+            // what a key that only adds had to leave: others stand for it
+            if !stay.is_empty() && !superseded.contains(&group.id) {
                 self.weave_without(&group, away, stay)?;
             }
             self.replace_group(lock, &group)?;
@@ -367,11 +360,39 @@ impl Repository {
 
     /// `repo.json` is nothing that a group covers: without it no repository can be opened. It is copied.
     fn keep_config_copy(&self) -> Result<()> {
-        if self.store().len(keys::CONFIG_COPY).is_ok() {
-            return Ok(());
-        }
         let bytes = self.store().get(keys::CONFIG, MAX_ENVELOPE as u64)?;
+        match self.store().get(keys::CONFIG_COPY, MAX_ENVELOPE as u64) {
+            Ok(copy) if copy == bytes => return Ok(()),
+            Err(e) if e.kind() == Kind::NotFound => {}
+            Err(e) if !self.is_rot(&e) => return Err(e),
+            _ => match self.store().delete(keys::CONFIG_COPY) {
+                Err(e) if e.kind() == Kind::Denied => return stays_if_denied(Err(e)),
+                gone => gone?,
+            },
+        }
         self.store().put_new(keys::CONFIG_COPY, bytes)
+    }
+
+    /// The copy of `repo.json` is not what it is a copy of.
+    pub(super) fn config_copy_rots(&self) -> Result<bool> {
+        let bytes = self.store().get(keys::CONFIG, MAX_ENVELOPE as u64)?;
+        match self.store().get(keys::CONFIG_COPY, MAX_ENVELOPE as u64) {
+            Ok(copy) => Ok(copy != bytes),
+            Err(e) if e.kind() == Kind::NotFound => Ok(false),
+            Err(e) if self.is_rot(&e) => Ok(true),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// Somebody whose key only adds cannot remove what is of no use any more: it lies there until another comes.
+fn stays_if_denied(gone: Result<()>) -> Result<()> {
+    match gone {
+        Err(e) if e.kind() == Kind::Denied => {
+            log::info!("parity that is of no use stays until somebody with the right comes: {}", e.in_full());
+            Ok(())
+        }
+        gone => gone,
     }
 }
 

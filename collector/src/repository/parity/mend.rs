@@ -204,6 +204,9 @@ impl Repository {
             }
             broken.extend(groups.broken.into_iter().map(|(key, why)| (key, why.in_full())));
         }
+        if self.config_copy_rots()? {
+            broken.push((keys::CONFIG_COPY.to_owned(), "it is not what repo.json is".to_owned()));
+        }
         let mended: BTreeSet<String> = state.mendable.iter().cloned().collect();
         state.beyond.retain(|key| !mended.contains(key));
         Ok((Some(state), broken))

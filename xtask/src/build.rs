@@ -19,7 +19,7 @@ pub fn build(ws: &Workspace) -> Result<PathBuf> {
 }
 
 /// An error if a program can be told to fail: it was built for tests.
-fn refuse_faults(program: &Path) -> Result<()> {
+pub fn refuse_faults(program: &Path) -> Result<()> {
     let bytes = std::fs::read(program).with_context(|| format!("read {}", program.display()))?;
     let found = TESTS_ONLY.iter().find(|word| holds(&bytes, word));
     match found {

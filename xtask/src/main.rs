@@ -9,6 +9,7 @@ mod dist;
 mod docs;
 mod ebpf;
 mod fuzz;
+mod linked;
 mod lint;
 mod rig;
 mod run;
@@ -123,17 +124,27 @@ enum Verb {
         /// Cut the power of a guest that writes, so many times, and verify after each
         #[arg(long, value_name = "N", conflicts_with_all = ["only", "write"])]
         power_cuts: Option<usize>,
-        /// The shipped units in a Debian with systemd: clean reboot, power cut
-        #[arg(long, conflicts_with_all = ["only", "power_cuts"])]
+        /// The Debian package's units under systemd: clean reboot, power cut
+        #[arg(long, conflicts_with_all = ["only", "power_cuts", "write"])]
         systemd: bool,
+        /// The Debian package: install, upgrade under writes, remove, purge
+        #[arg(long, conflicts_with_all = ["only", "power_cuts", "write", "systemd"])]
+        package: bool,
+        /// The daemon under systemd: jobs, reload, restart, kill, watchdog
+        #[arg(long, conflicts_with_all = ["only", "power_cuts", "write", "systemd", "package"])]
+        daemon: bool,
         /// Of the moments and the writes
         #[arg(long, requires = "power_cuts")]
         seed: Option<u64>,
     },
     /// Build the documentation, check its links and commands
     Docs,
-    /// Make an archive to give away
-    Dist,
+    /// Make an archive and a Debian package to give away
+    Dist {
+        /// Build twice, in two places, and compare the bytes
+        #[arg(long)]
+        check: bool,
+    },
     /// Everything .ci/run runs: fmt, tidy, clippy, ebpf --check, test, vm, docs
     Ci,
 }
@@ -171,11 +182,13 @@ fn act(verb: Verb) -> Result<()> {
             bench::bench(ws, name.as_deref(), rounds, keep, &note)
         }
         Verb::Vm { page: true, .. } => vm::page(ws),
-        Verb::Vm { kernels, only, write, power_cuts, systemd, seed, page: _ } => {
-            vm::vm(ws, &vm::Wish { kernels: &kernels, only: &only, write, power_cuts, systemd, seed })
+        Verb::Vm { kernels, only, write, power_cuts, systemd, package, daemon, seed, page: _ } => {
+            let asked = [systemd, package, daemon].into_iter().zip(vm::Play::ALL);
+            let play = asked.filter(|(asked, _)| *asked).map(|(_, play)| play).next();
+            vm::vm(ws, &vm::Wish { kernels: &kernels, only: &only, write, power_cuts, play, seed })
         }
         Verb::Docs => docs::docs(ws, &verbs()),
-        Verb::Dist => dist::dist(ws),
+        Verb::Dist { check } => dist::dist(ws, check),
         Verb::Ci => ci::ci(ws, &verbs()),
     }
 }

@@ -40,7 +40,7 @@ pub enum Verb {
     #[command(after_help = "Example:\n  blkdelta track /dev/sda /dev/sdb --granularity 64KiB")]
     Track(Track),
     /// Stop tracking and forget the differences
-    #[command(after_help = "Example:\n  blkdelta untrack /dev/sdb")]
+    #[command(after_help = "Examples:\n  blkdelta untrack /dev/sdb\n  blkdelta untrack --all")]
     Untrack(Untrack),
     /// Stop cleanly: keep what changed over a reboot; the devices are read-only from then on
     #[command(
@@ -207,8 +207,11 @@ pub struct Track {
 #[derive(Debug, Args)]
 pub struct Untrack {
     /// Tracked devices
-    #[arg(required = true, value_name = "DEV")]
+    #[arg(required_unless_present = "all", value_name = "DEV")]
     pub devices: Vec<PathBuf>,
+    /// Everything that is tracked, devices that are gone too: nothing stays in the kernel
+    #[arg(long, conflicts_with = "devices")]
+    pub all: bool,
 }
 
 /// `save` and `resume`.

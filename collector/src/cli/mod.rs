@@ -34,12 +34,18 @@ mod unpacking;
 
 use anyhow::Result;
 use args::{Cli, Verb};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use output::Ending;
 use std::process::ExitCode;
 
+/// The command line itself: man pages and completions are made from it (`packaging`).
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// The program.
 pub fn main() -> ExitCode {
+    crate::sys::look_up_names_alone();
     let cli = Cli::parse();
     log_to(cli.verb.serves());
     match run(cli) {

@@ -31,6 +31,9 @@ pub fn track(args: &Track) -> Result<Ending> {
 /// Stops tracking.
 pub fn untrack(args: &Untrack) -> Result<Ending> {
     let places = Places::from_env();
+    if args.all {
+        return untrack_all(&places);
+    }
     each(&args.devices, |device| {
         if !tracker::untrack(&places, device)? {
             let text = format!("{} is not tracked", device.display());
@@ -41,13 +44,25 @@ pub fn untrack(args: &Untrack) -> Result<Ending> {
     })
 }
 
-/// Does `deed` for every device; reports all failures, and returns the last one as the result.
+/// Stops tracking everything.
+fn untrack_all(places: &Places) -> Result<Ending> {
+    let all = tracker::untrack_all(places)?.into_iter();
+    every(all.map(|(device, untracked)| {
+        untracked?;
+        print(&format!("no longer tracking {}\n", device.display())).map(drop)
+    }))
+}
+
+/// Does `deed` for every device.
 fn each(devices: &[PathBuf], deed: impl Fn(&Path) -> Result<()>) -> Result<Ending> {
+    every(devices.iter().map(|device| deed(device)))
+}
+
+/// Goes on after failures; reports them all, and returns the last one as the result.
+fn every(deeds: impl Iterator<Item = Result<()>>) -> Result<Ending> {
     let mut failed = None;
-    for device in devices {
-        if let Err(error) = deed(device)
-            && let Some(earlier) = failed.replace(error)
-        {
+    for error in deeds.filter_map(Result::err) {
+        if let Some(earlier) = failed.replace(error) {
             say(&super::output::explain(&earlier));
         }
     }

@@ -14,6 +14,7 @@ pub mod freeze;
 pub(crate) mod fsmap;
 pub(crate) mod ioctl;
 pub mod mounts;
+mod names;
 mod plant;
 pub mod privilege;
 mod publish;
@@ -21,5 +22,6 @@ mod publish;
 pub use failpoint::failpoint;
 #[cfg(feature = "failpoints")]
 pub use failpoint::gated;
+pub use names::look_up_names_alone;
 pub use plant::{planted, planted_programs};
 pub use publish::{publish, sync_folder};

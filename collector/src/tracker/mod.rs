@@ -42,7 +42,7 @@ use crate::sys::device::BlockDevice;
 use aya::maps::MapData;
 use rustix::fs::FlockOperation;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// An exclusive lock on a file, released when dropped.
 #[derive(Debug)]
@@ -133,6 +133,27 @@ fn forget(places: &Places, key: &str) -> Result<()> {
 /// `Busy` while a backup of it runs; `Denied` without root.
 pub fn untrack(places: &Places, path: &Path) -> Result<bool> {
     let Some(state) = find(places, path)? else { return Ok(false) };
+    stop(places, &state, path).map(|()| true)
+}
+
+/// Stops tracking everything, and takes everything out of the kernel. Each device has its own result.
+///
+/// # Errors
+/// If the state cannot be read, or a pin of no device cannot be removed.
+pub fn untrack_all(places: &Places) -> Result<Vec<(PathBuf, Result<()>)>> {
+    let states = DeviceState::all(places)?;
+    let all: Vec<_> = states.into_iter().map(|s| (s.path.clone(), stop(places, &s, &s.path))).collect();
+    if all.iter().all(|(_, result)| result.is_ok()) && places.pins().exists() {
+        // also what a killed process left
+        std::fs::create_dir_all(places.state()).os_context(|| "untrack everything".into())?;
+        let _lock = Lock::take(&places.lock(), "untrack", true)?;
+        registry::reconcile(places)?;
+        registry::remove_empty(places);
+    }
+    Ok(all)
+}
+
+fn stop(places: &Places, state: &DeviceState, path: &Path) -> Result<()> {
     let _lock = Lock::take(&places.lock(), "untrack", true)?;
     let what = format!("untrack {}", path.display());
     let _device = Lock::take(&places.device_lock(&state.key()), &what, false)?;
@@ -140,13 +161,13 @@ pub fn untrack(places: &Places, path: &Path) -> Result<bool> {
     let record = record::forget(places, &state.session)?;
     if record.is_some_and(|record| record.fenced)
         && let Ok(device) = BlockDevice::open(path)
+        && device.dev == state.identity.dev
     {
         device.set_read_only(false)?;
     }
     forget(places, &state.key())?;
     since::sweep(places, &state.session, &[]);
-    registry::reconcile(places)?;
-    Ok(true)
+    registry::reconcile(places)
 }
 
 /// The state of a tracked device: by its number, or by the path it had when its device is gone.

@@ -241,6 +241,16 @@ pub fn reconcile(places: &Places) -> Result<()> {
     Ok(())
 }
 
+/// Removes the pins' folders if nothing is in them.
+pub fn remove_empty(places: &Places) {
+    // one that is not empty stays, and so does the one above it
+    let above = places.pins().parent();
+    let _ = std::fs::remove_dir(places.pins());
+    if let Some(above) = above {
+        let _ = std::fs::remove_dir(above);
+    }
+}
+
 /// Removes a device's bitmaps.
 ///
 /// # Errors

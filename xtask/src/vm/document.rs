@@ -3,6 +3,7 @@
 use super::fetch::place;
 use super::kernels::KERNELS;
 use super::round::Round;
+use super::scene::Play;
 use crate::command::text;
 use crate::workspace::{Workspace, write_file};
 use anyhow::{Context, Result, bail};
@@ -42,10 +43,10 @@ fn object(ws: &Workspace) -> Result<String> {
     Ok(sum.chars().take(12).collect())
 }
 
-/// Keeps what was seen under systemd, with the date.
-pub fn keep_systemd(ws: &Workspace, kernel: &str, version: &str, seen: &[String]) -> Result<()> {
+/// Keeps what was seen in a play under systemd, with the date.
+pub fn keep_seen(ws: &Workspace, kernel: &str, play: Play, version: &str, seen: &[String]) -> Result<()> {
     let kept = json!({ "date": today()?, "version": version, "seen": seen });
-    keep_as(&result(ws, &format!("{kernel}-systemd")), &kept)
+    keep_as(&result(ws, &format!("{kernel}-{}", play.word())), &kept)
 }
 
 fn today() -> Result<String> {
@@ -181,19 +182,31 @@ fn reasons(page: &mut String, rounds: &[(&str, Value)]) -> Result<()> {
     Ok(())
 }
 
-/// What `cargo xtask vm --systemd` saw, where it was run.
+/// What the plays under systemd saw, where they were run.
 fn under_systemd(ws: &Workspace, page: &mut String) -> Result<()> {
     page.push_str(
-        "\n## Under systemd\n\nWritten from `cargo xtask vm --systemd`: a small Debian 12 with the shipped units, a \
-         data disk in fstab, the root disk tracked too. Each sentence is a check that ended the run had it not been true.\n",
+        "\n## Under systemd\n\nWritten from `cargo xtask vm --systemd`, `--package` and `--daemon`: a small Debian 12 in which the package \
+         of `cargo xtask dist` is installed by dpkg, a data disk and a repository in fstab. Each sentence is a check that ended the \
+         run had it not been true.\n",
     );
     for kernel in KERNELS {
-        let Ok(kept) = fs::read(result(ws, &format!("{}-systemd", kernel.name))) else { continue };
-        let kept: Value = serde_json::from_slice(&kept).context("read what was seen under systemd")?;
-        let word = |key: &str| kept[key].as_str().unwrap_or("-").to_owned();
-        writeln!(page, "\nKernel {}, {}:\n", word("version"), word("date"))?;
-        for line in kept["seen"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-            writeln!(page, "- {line}")?;
+        for play in Play::ALL {
+            let Ok(kept) = fs::read(result(ws, &format!("{}-{}", kernel.name, play.word()))) else {
+                continue;
+            };
+            let kept: Value = serde_json::from_slice(&kept).context("read what was seen under systemd")?;
+            let word = |key: &str| kept[key].as_str().unwrap_or("-").to_owned();
+            writeln!(
+                page,
+                "\nKernel {}, {}, `--{}`: {}:\n",
+                word("version"),
+                word("date"),
+                play.word(),
+                play.title()
+            )?;
+            for line in kept["seen"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+                writeln!(page, "- {line}")?;
+            }
         }
     }
     Ok(())

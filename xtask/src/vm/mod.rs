@@ -5,6 +5,7 @@
 //! kept in `target/vm/results`.
 
 mod cpio;
+mod daemon;
 mod document;
 mod fetch;
 mod guest;
@@ -13,17 +14,21 @@ mod initramfs;
 mod kernels;
 mod machine;
 mod modules;
+mod package;
 mod power;
 mod programs;
 mod round;
+mod scene;
 mod system;
 mod systemd;
 mod tally;
 mod userland;
 
 pub use document::{check, write as page};
+pub use scene::Play;
 
 use crate::command::{say, which};
+use crate::dist;
 use crate::rig::process;
 use crate::setup::apt::Apt;
 use crate::setup::packages;
@@ -31,6 +36,7 @@ use crate::workspace::Workspace;
 use anyhow::{Result, bail};
 use initramfs::Extent;
 use kernels::Kernel;
+use std::path::{Path, PathBuf};
 
 /// What the command line asks for.
 pub struct Wish<'a> {
@@ -42,8 +48,8 @@ pub struct Wish<'a> {
     pub write: bool,
     /// Not the cases, but so many power cuts.
     pub power_cuts: Option<usize>,
-    /// Not the cases, but the shipped units in a Debian with systemd.
-    pub systemd: bool,
+    /// Not the cases, but this, in a Debian with systemd.
+    pub play: Option<Play>,
     /// Of the power cuts; none: from the clock.
     pub seed: Option<u64>,
 }
@@ -60,7 +66,7 @@ pub fn impossible() -> Option<String> {
 
 /// Every case on every kernel.
 pub fn all(ws: &Workspace) -> Result<()> {
-    vm(ws, &Wish { kernels: &[], only: &[], write: false, power_cuts: None, systemd: false, seed: None })
+    vm(ws, &Wish { kernels: &[], only: &[], write: false, power_cuts: None, play: None, seed: None })
 }
 
 /// Runs the cases; an error if one failed or came out otherwise than the table expects.
@@ -75,9 +81,14 @@ pub fn vm(ws: &Workspace, wish: &Wish) -> Result<()> {
     chosen.iter().try_for_each(|kernel| fetch::kernel(ws, kernel, &tools).map(drop))?;
     drop(alone);
     let programs = programs::build(ws)?;
+    let packages = wish.play.map(|_| dist::pair(ws)).transpose()?;
     let mut failures = Vec::new();
     for kernel in &chosen {
-        match one_kernel(ws, kernel, &tools, &programs, wish) {
+        let done = match (wish.play, &packages) {
+            (Some(play), Some(packages)) => played(ws, kernel, &tools, &programs, (play, packages)),
+            _ => one_kernel(ws, kernel, &tools, &programs, wish),
+        };
+        match done {
             Ok(failed) => failures.extend(failed),
             Err(error) => failures.push(format!("kernel {}: {error:#}", kernel.name)),
         }
@@ -96,24 +107,15 @@ pub fn vm(ws: &Workspace, wish: &Wish) -> Result<()> {
 fn one_kernel(
     ws: &Workspace,
     kernel: &Kernel,
-    tools: &std::path::Path,
+    tools: &Path,
     programs: &programs::Programs,
     wish: &Wish,
 ) -> Result<Vec<String>> {
     let files = fetch::kernel(ws, kernel, tools)?;
     // kinds of runs may go on side by side
     let seed = wish.seed.unwrap_or_else(clock);
-    let kind = match (wish.power_cuts, wish.systemd) {
-        (Some(_), _) => format!("-power-{seed}"),
-        (_, true) => "-systemd".into(),
-        _ => String::new(),
-    };
+    let kind = wish.power_cuts.map_or_else(String::new, |_| format!("-power-{seed}"));
     let bed = round::Bed::new(ws, &format!("{}{kind}", kernel.name))?;
-    if wish.systemd {
-        say(format!("kernel {} ({}), systemd", kernel.name, files.version));
-        let seen = systemd::run(ws, &bed, &files, tools, programs)?;
-        return document::keep_systemd(ws, kernel.name, &files.version, &seen).map(|()| Vec::new());
-    }
     let extent = if wish.power_cuts.is_some() { Extent::Little } else { Extent::Everything };
     // what it is put together from is shared
     let alone = fetch::alone(ws)?;
@@ -129,6 +131,21 @@ fn one_kernel(
     let found = round::run(&bed, &files, &initramfs, wish.only, keep)?;
     found.print(kernel.name);
     Ok(found.failures(kernel.name))
+}
+
+/// A play in a Debian with systemd.
+fn played(
+    ws: &Workspace,
+    kernel: &Kernel,
+    tools: &Path,
+    programs: &programs::Programs,
+    (play, packages): (Play, &[PathBuf; 2]),
+) -> Result<Vec<String>> {
+    let files = &fetch::kernel(ws, kernel, tools)?;
+    let bed = &round::Bed::new(ws, &format!("{}-{}", kernel.name, play.word()))?;
+    say(format!("kernel {} ({}), {}", kernel.name, files.version, play.title()));
+    let seen = scene::run(ws, play, &scene::Parts { bed, kernel: files, tools, programs, packages })?;
+    document::keep_seen(ws, kernel.name, play, &files.version, &seen).map(|()| Vec::new())
 }
 
 /// A seed nobody chose.

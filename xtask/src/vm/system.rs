@@ -1,8 +1,8 @@
-//! A Debian with systemd, as small as it gets, with the product installed as README.md says: made into the disk image
-//! of a guest. Nothing is installed here and no script of a package is run: packages are unpacked, the few files that
-//! their scripts would write are written.
+//! A Debian with systemd and dpkg, as small as it gets, made into the disk image of a guest; the product's package lies on
+//! it, to be installed there. Here nothing is installed and no script of a package is run: packages are unpacked, the
+//! few files that their scripts would write are written.
 
-use super::programs::Programs;
+use super::scene;
 use crate::command::{quiet, say};
 use crate::setup::apt::Apt;
 use crate::workspace::{Workspace, fresh_dir, write_file};
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 const SUITE: &str = "bookworm";
-const PACKAGES: [&str; 14] = [
+const PACKAGES: [&str; 19] = [
     "systemd",
     "systemd-sysv",
     "udev",
@@ -28,12 +28,18 @@ const PACKAGES: [&str; 14] = [
     "base-passwd",
     "grep",
     "sed",
+    // what installs packages, and what their scripts call
+    "dpkg",
+    "tar",
+    "libc-bin",
+    "init-system-helpers",
+    "perl-base",
 ];
 /// What nobody in the guest reads.
 const USELESS: [&str; 4] = ["usr/share/doc", "usr/share/man", "usr/share/locale", "usr/lib/udev/hwdb.d"];
 
 /// Files that packages' scripts or an administrator would write.
-const FILES: [(&str, &str); 7] = [
+const FILES: [(&str, &str); 9] = [
     ("etc/hostname", "guest\n"),
     ("etc/machine-id", "0123456789abcdef0123456789abcdef\n"),
     (
@@ -52,15 +58,32 @@ const FILES: [(&str, &str); 7] = [
         "etc/systemd/system/wire.service",
         "[Unit]\nDescription=Commands from the host\n[Service]\nExecStart=/usr/bin/blkdelta-guest wire\n",
     ),
+    // as far as this dpkg knows, it is the first package that is installed
+    ("var/lib/dpkg/status", ""),
+    ("var/lib/dpkg/available", ""),
     // a guest without a clock chip to keep: what the journal had is kept from boot to boot
     ("etc/systemd/journald.conf", "[Journal]\nStorage=persistent\n"),
 ];
 
+/// Folders that they would make.
+const FOLDERS: [&str; 10] = [
+    "data",
+    "store",
+    "root",
+    "etc/blkdelta",
+    "var/log/journal",
+    "var/lib/dpkg/info",
+    "var/lib/dpkg/updates",
+    "var/lib/dpkg/triggers",
+    "var/cache",
+    "etc/systemd/system/multi-user.target.wants",
+];
+
 /// The image of the root disk, labelled `root`, of so many MiB.
-pub fn image(ws: &Workspace, programs: &Programs, to: &Path, mib: u64) -> Result<()> {
+pub fn image(ws: &Workspace, guest: &Path, packages: &[PathBuf; 2], to: &Path, mib: u64) -> Result<()> {
     let folder = super::fetch::place(ws).join("system");
     unpacked(ws, &folder)?;
-    install(ws, programs, &folder)?;
+    equip(guest, packages, &folder)?;
     let mut make = Command::new("mkfs.ext4");
     make.args(["-q", "-F", "-L", "root", "-d"]).arg(&folder).arg(to).arg(format!("{mib}M"));
     quiet(&mut make).context("make the guest's root file system").map(drop)
@@ -118,26 +141,23 @@ fn unpack(package: &Path, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The product with its units, and the host's hand.
-fn install(ws: &Workspace, programs: &Programs, folder: &Path) -> Result<()> {
+/// The product's packages, and the host's hand.
+fn equip(guest: &Path, packages: &[PathBuf; 2], folder: &Path) -> Result<()> {
+    let inside = |path: &str| folder.join(path.trim_start_matches('/'));
     let copy = |from: &Path, to: PathBuf| {
         fs::copy(from, &to).map(drop).with_context(|| format!("copy {} to {}", from.display(), to.display()))
     };
-    copy(&programs.blkdelta, folder.join("usr/bin/blkdelta"))?;
-    copy(&programs.guest, folder.join("usr/bin/blkdelta-guest"))?;
-    for inside in
-        ["data", "store", "etc/blkdelta", "var/log/journal", "etc/systemd/system/multi-user.target.wants"]
-    {
-        fs::create_dir_all(folder.join(inside)).with_context(|| format!("make {inside}"))?;
+    for path in FOLDERS {
+        fs::create_dir_all(inside(path)).with_context(|| format!("make {path}"))?;
+    }
+    copy(guest, inside("usr/bin/blkdelta-guest"))?;
+    for (package, name) in packages.iter().zip(scene::PACKAGES) {
+        copy(package, inside(name))?;
     }
     for (path, text) in FILES {
-        write_file(&folder.join(path), text.as_bytes())?;
+        write_file(&inside(path), text.as_bytes())?;
     }
-    let units = fs::read_dir(ws.root.join("packaging/systemd")).context("list the units")?;
-    for unit in units.flatten().filter(|unit| unit.path().extension().is_some_and(|e| e != "conf")) {
-        copy(&unit.path(), folder.join("etc/systemd/system").join(unit.file_name()))?;
-    }
-    let wanted = folder.join("etc/systemd/system/multi-user.target.wants/wire.service");
+    let wanted = inside("etc/systemd/system/multi-user.target.wants/wire.service");
     if !wanted.is_symlink() {
         symlink("../wire.service", wanted).context("enable the host's hand")?;
     }

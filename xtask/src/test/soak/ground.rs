@@ -112,7 +112,7 @@ impl Opened {
     /// Mounts the image of a file system of this type.
     pub fn new(image: &Path, fstype: &str, point: &Path) -> Result<Self> {
         fs::create_dir_all(point).with_context(|| format!("make {}", point.display()))?;
-        let device = Loop::on(image)?;
+        let device = Loop::on_copy(image)?;
         let options = if fstype == "xfs" { "nouuid" } else { "defaults" };
         let mount = Mount::new(device.path(), point, options)?;
         Ok(Self { mount, _device: device })

@@ -2,7 +2,8 @@
 //!
 //! Rooms, lowest first; a room uses only rooms above it in this list (`cargo xtask tidy` checks):
 //! `error`, `block`, `sys`, `seal`, `format` | `tracker`, `epoch`, `usage`, `tree` | `diff`, `life`, `source` |
-//! `repository`, `chain`, `catalogue`, `copy` | `restore`, `unpack` | `job`, `group` | `audit` | `config` | `daemon` | `cli`.
+//! `repository`, `chain`, `catalogue`, `copy` | `restore`, `unpack` | `job`, `group` | `audit` | `config` | `daemon` | `top`,
+//! `doctor` | `cli`.
 
 pub mod audit;
 pub mod block;
@@ -13,6 +14,7 @@ pub mod config;
 pub mod copy;
 pub mod daemon;
 pub mod diff;
+pub mod doctor;
 pub mod epoch;
 pub mod error;
 pub mod format;
@@ -24,6 +26,7 @@ pub mod restore;
 pub mod seal;
 pub mod source;
 pub mod sys;
+pub mod top;
 pub mod tracker;
 pub mod tree;
 pub mod unpack;

@@ -36,6 +36,7 @@ pub mod recorded;
 pub mod replica;
 pub mod scratch;
 pub mod server;
+pub mod terminal;
 pub mod tracked;
 pub mod tree;
 pub mod workload;

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use collector::block::Granularity;
-use collector::tracker::{self, Live, Lock, Places};
+use collector::tracker::{self, DISK_LIVE, Live, Lock, Maps, Places};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -93,7 +93,7 @@ fn a_watcher_waits_for_the_registry() -> Result<()> {
     let state = tracker::track(&places, device.path(), areas)?;
     let registry = Lock::take(&places.lock(), NAME, true)?;
     std::thread::scope(|scope| {
-        let watcher = scope.spawn(|| Live::start(&places, &state).map(|_| ()));
+        let watcher = scope.spawn(|| Live::start(&places, std::slice::from_ref(&state)).map(|_| ()));
         std::thread::sleep(Duration::from_millis(500));
         let waited = !watcher.is_finished();
         drop(registry);
@@ -101,6 +101,29 @@ fn a_watcher_waits_for_the_registry() -> Result<()> {
         ensure!(waited, "the disk's entry was replaced while the registry was locked");
         Ok(())
     })
+}
+
+/// A watcher that is killed leaves its disk's events on, and every write pays for them: the next one, of whatever disk,
+/// switches them off.
+#[test]
+fn events_that_a_killed_watcher_left_on_are_switched_off() -> Result<()> {
+    const NAME: &str = "truth::events_that_a_killed_watcher_left_on_are_switched_off";
+    skip_if!(host::no_tracking(), NAME);
+    let scratch = Scratch::new("watcher-killed")?;
+    let home = Home::new(&scratch)?;
+    let places = Places::under(home.path());
+    let areas = Granularity::try_from(4096).map_err(anyhow::Error::msg)?;
+    let devices = [Loop::new(&scratch, "a", 8 << 20)?, Loop::new(&scratch, "b", 8 << 20)?];
+    let [a, b] = [&devices[0], &devices[1]].map(|device| tracker::track(&places, device.path(), areas));
+    let (a, b) = (a?, b?);
+    let on = || Maps::open(&places)?.shown();
+    Maps::open(&places)?.set_flags(a.identity.disk, DISK_LIVE, true)?;
+    ensure!(on()? == [a.identity.disk].into(), "nothing is left on");
+    let live = Live::start(&places, std::slice::from_ref(&b))?;
+    ensure!(on()? == [b.identity.disk].into(), "events of {:?} are on", on()?);
+    drop(live);
+    ensure!(on()?.is_empty(), "events of {:?} are on", on()?);
+    Ok(())
 }
 
 /// A loop device that is moved inside its backing file keeps number, size and sequence number; nothing is written.

@@ -15,6 +15,7 @@ mod coarse;
 mod extent;
 mod extent_set;
 mod granularity;
+pub mod heat;
 
 pub use bitmap::extents_of_words;
 pub use coarse::{MAX_EXTENTS, coarsened};

@@ -56,6 +56,19 @@ pub enum Verb {
     /// What is tracked, since when, how much changed, and how healthy that is
     #[command(after_help = "Example:\n  blkdelta status --json")]
     Status(Status),
+    /// A terminal view: which areas change, how fast, cuts, last backups, health, what tracking costs
+    #[command(after_help = "Examples:
+  blkdelta top
+  blkdelta top /dev/sda --interval 500ms
+  blkdelta top --once                       one frame as text, for scripts and screen readers
+Keys: ? lists them. NO_COLOR=1: without colours. Exit code of --once: 3 if a device is suspect.")]
+    Top(super::looking::Top),
+    /// What would keep this host from being protected: kernel, settings, devices, folders, jobs, units
+    #[command(after_help = "Examples:
+  blkdelta doctor
+  blkdelta doctor --json | jq -r '.[] | select(.level == \"wrong\") | .found'
+Exit codes: 0 all well, 3 something would keep it from protection or could not be looked at, 1 failed. Changes nothing.")]
+    Doctor(super::looking::Doctor),
     /// The current difference list, without ending it; or what differs between two recovery points
     #[command(after_help = "Examples:
   blkdelta diff /dev/sda --json | jq '.extents[] | select(.length > 1048576)'
@@ -176,7 +189,7 @@ impl Verb {
     /// What is tracked matters to it, not only a repository.
     pub const fn looks_at_the_kernel(&self) -> bool {
         match self {
-            Self::Init(_) | Self::Key(_) | Self::Config(_) | Self::Daemon(_) => false,
+            Self::Init(_) | Self::Key(_) | Self::Config(_) | Self::Daemon(_) | Self::Doctor(_) => false,
             Self::List(_) | Self::Check(_) | Self::Merge(_) | Self::Prune(_) => false,
             Self::Copy(_)
             | Self::Repair(_)
@@ -402,6 +415,11 @@ mod tests {
             "blkdelta resume --json",
             "blkdelta status",
             "blkdelta status /dev/a --json",
+            "blkdelta top",
+            "blkdelta top /dev/a /dev/b --interval 500ms --light",
+            "blkdelta top --once --columns 100",
+            "blkdelta doctor",
+            "blkdelta doctor --file x.toml --json",
             "blkdelta diff /dev/a --json",
             "blkdelta diff --between A latest --repo /r --exact --json",
             "blkdelta backup /dev/a --repo /r --full --json --no-freeze --compression none",
@@ -469,6 +487,9 @@ mod tests {
             "blkdelta",
             "blkdelta frobnicate",
             "blkdelta track",
+            "blkdelta top --interval never",
+            "blkdelta top --columns 100",
+            "blkdelta top --once --columns 3",
             "blkdelta track /d --granularity 5KiB",
             "blkdelta track /d --granularity 2MiB",
             "blkdelta track /d --granularity 99999999999999999999KiB",

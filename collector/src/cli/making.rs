@@ -37,7 +37,7 @@ pub fn backup(args: &Backup) -> Result<Ending> {
 pub fn watch(args: Watch) -> Result<Ending> {
     // checked now: a slip in the command line is not a round that failed
     let state = Epochs::open(&Places::from_env(), &args.making.device)?.state().clone();
-    let live = Watcher::start(&Places::from_env(), &state);
+    let live = Watcher::start(&Places::from_env(), &[state], Traffic::note);
     if let Err(error) = &live {
         say(&format!("live traffic is not shown: {error}"));
     }

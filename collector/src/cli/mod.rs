@@ -18,6 +18,7 @@ mod keeping;
 mod keys;
 mod listing;
 mod living;
+mod looking;
 mod making;
 mod monitor;
 mod output;
@@ -90,6 +91,8 @@ fn run(cli: Cli) -> Result<Ending> {
         Verb::Save(args) => living::save(&args),
         Verb::Resume(args) => living::resume(&args),
         Verb::Status(args) => tracking::status(&args),
+        Verb::Top(args) => looking::top(&args),
+        Verb::Doctor(args) => looking::doctor(&args, &source),
         Verb::Daemon(args) => daemon::daemon(args),
         Verb::Diff(args) => comparing::diff(&args),
         Verb::Backup(args) => making::backup(&args),

@@ -140,23 +140,33 @@ fn follow(parent: Option<u32>) -> Result<(), Error> {
 /// How its store is reached, and with which key.
 fn reach(task: &Task<'_>, source: &Source) {
     let table = task.repository;
-    if table.key_file.is_some() || table.passphrase_file.is_some() {
-        let unlock = Unlock {
-            key_file: table.key_file.clone(),
-            passphrase_file: table.passphrase_file.clone(),
-            ..Unlock::default()
-        };
+    if let Some(unlock) = key_of(table) {
         crate::repository::choose_keys(Box::new(source.with(unlock)));
     } else {
         crate::repository::choose_keys(Box::new(source.clone()));
     }
+    let rate = task.job.bandwidth.as_ref().or(table.bandwidth.as_ref());
+    let access = access_to(table);
+    rate.map_or(access.clone(), |rate| access.bandwidth(rate.0)).choose();
+}
+
+/// The key that a repository's table names, if it names one.
+pub(super) fn key_of(table: &RepositoryTable) -> Option<Unlock> {
+    (table.key_file.is_some() || table.passphrase_file.is_some()).then(|| Unlock {
+        key_file: table.key_file.clone(),
+        passphrase_file: table.passphrase_file.clone(),
+        ..Unlock::default()
+    })
+}
+
+/// How its store is reached.
+pub(super) fn access_to(table: &RepositoryTable) -> Access {
     let mut access = Access::default();
     access.endpoint.clone_from(&table.s3_endpoint);
     if let Some(time) = &table.retry_for {
         access.patience = **time;
     }
-    let rate = task.job.bandwidth.as_ref().or(table.bandwidth.as_ref());
-    rate.map_or(access.clone(), |rate| access.bandwidth(rate.0)).choose();
+    access
 }
 
 impl Task<'_> {

@@ -4,7 +4,7 @@ use super::args::{Diff, Status, Track, Untrack};
 use super::output::{Ending, print, print_json, say};
 use super::show::{Table, bytes, duration, extents, time};
 use crate::block::Extent;
-use crate::diff::{self, Look};
+use crate::diff::{self, Health, Look};
 use crate::error::{Error, Kind};
 use crate::life;
 use crate::sys::device::BlockDevice;
@@ -69,18 +69,6 @@ fn every(deeds: impl Iterator<Item = Result<()>>) -> Result<Ending> {
     failed.map_or(Ok(Ending::Fine), Err)
 }
 
-/// How far the tracking of a device can be trusted.
-#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Health {
-    /// Our counters kept step with the kernel's.
-    Proven,
-    /// Nothing was written yet, so nothing could be compared.
-    Unproven,
-    /// See the reasons.
-    Suspect,
-}
-
 /// One device of `status`.
 #[derive(Serialize)]
 struct Row {
@@ -116,15 +104,9 @@ struct Program {
 
 impl Row {
     fn of(look: Look) -> Self {
+        let health = look.health();
         let Look { difference, state, reading, .. } = look;
         let programs = reading.programs;
-        let seen = reading.kernel > state.baseline.kernel_at_start;
-        let health = match (difference.suspect.is_empty(), seen) {
-            (false, _) => Health::Suspect,
-            (true, true) => Health::Proven,
-            (true, false) => Health::Unproven,
-        };
-        let bitmaps = state.sealed.len() as u64 + 1;
         Self {
             size: state.identity.size,
             granularity: state.granularity.bytes(),
@@ -139,7 +121,7 @@ impl Row {
             start_points: super::starting::Row::all(&state),
             sealed_epochs: state.sealed.len(),
             running_epoch: state.epoch,
-            memory_bytes: bitmaps * state.granularity.words(state.identity.size) * 8,
+            memory_bytes: state.memory(),
             programs: programs.into_iter().map(Program::of).collect(),
             device: state.path,
             session: state.session,
@@ -236,7 +218,7 @@ fn words(rows: &[Row]) -> String {
             time(row.tracked_since_unix_ms),
             bytes(row.changed_bytes),
             duration(Duration::from_millis(age)),
-            health(row.health).to_owned(),
+            row.health.words().to_owned(),
             bytes(row.memory_bytes),
             row.base_point.clone().unwrap_or_else(|| "-".into()),
         ]);
@@ -248,14 +230,6 @@ fn words(rows: &[Row]) -> String {
         }
     }
     format!("{table}{reasons}")
-}
-
-fn health(health: Health) -> &'static str {
-    match health {
-        Health::Proven => "proven",
-        Health::Unproven => "unproven (no write seen yet)",
-        Health::Suspect => "SUSPECT",
-    }
 }
 
 /// A difference list for programs.

@@ -88,7 +88,6 @@ impl Scene {
 }
 
 fn seen(places: &Places, state: DeviceState, programs: &mut BTreeMap<String, Program>) -> Seen {
-    let bitmaps = state.sealed.len() as u64 + 1;
     let known = Seen {
         path: state.path.display().to_string(),
         size: state.identity.size,
@@ -97,7 +96,7 @@ fn seen(places: &Places, state: DeviceState, programs: &mut BTreeMap<String, Pro
         list_since: state.difference_since_ms,
         suspect: Vec::new(),
         sealed: state.sealed.len() as u64,
-        memory: bitmaps * state.granularity.words(state.identity.size) * 8,
+        memory: state.memory(),
         base: state.base.as_ref().map(|base| base.point.clone()),
     };
     match diff::look(places, &state.path) {

@@ -333,7 +333,8 @@ fn say(report: &Report) {
     }
 }
 
-fn plans(config: &Config) -> BTreeMap<String, Plan> {
+/// The jobs, as the scheduler wants them.
+pub(super) fn plans(config: &Config) -> BTreeMap<String, Plan> {
     let plan = |(name, job): (&String, &config::JobTable)| {
         let claim = match (&job.device, &job.group) {
             (Some(device), _) => format!("device {device}"),
@@ -351,7 +352,8 @@ fn plans(config: &Config) -> BTreeMap<String, Plan> {
     config.job.iter().map(plan).collect()
 }
 
-fn limits(config: &Config) -> Limits {
+/// What holds for all of them.
+pub(super) fn limits(config: &Config) -> Limits {
     Limits {
         at_once: config.daemon.at_once as usize,
         retry_first: config.daemon.retry_first.as_millis() as u64,

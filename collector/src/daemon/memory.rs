@@ -54,6 +54,12 @@ impl State {
         }
     }
 
+    /// The file's, for who only looks: nothing is set aside; `None`: there is none, or it cannot be understood.
+    pub fn peek(path: &Path) -> Option<Self> {
+        let state: Self = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+        (state.version <= VERSION).then_some(state)
+    }
+
     /// The file's.
     ///
     /// # Errors
@@ -111,13 +117,16 @@ mod tests {
         let (read, found) = State::read(&path).unwrap();
         assert_eq!((found, read.jobs["j"].covered, read.runs["j"].len()), (Found::Whole, 7, RUNS));
         assert_eq!(read.runs["j"].back().unwrap().began, RUNS as u64 + 4);
+        assert_eq!(State::peek(&path).unwrap().jobs["j"].covered, 7);
         let bytes = std::fs::read(&path).unwrap();
         for garbage in [&b""[..], b"{", &bytes[..bytes.len() / 2]] {
             publish(&path, garbage).unwrap();
+            assert!(State::peek(&path).is_none() && path.exists(), "a look sets nothing aside");
             assert!(matches!(State::read(&path).unwrap().1, Found::Lost(aside) if aside.exists()));
         }
         publish(&path, br#"{"version":99,"jobs":{}}"#).unwrap();
         assert_eq!(State::read(&path).unwrap_err().kind(), Kind::Incompatible);
+        assert!(State::peek(&path).is_none());
         assert!(path.exists(), "what a newer version wrote stays");
     }
 }

@@ -1,6 +1,6 @@
 //! What one run of a job says about itself: `blkdelta run --json` prints it, the daemon keeps it.
 
-use crate::block::ExtentSet;
+use crate::block::{Extent, ExtentSet, heat};
 use serde::{Deserialize, Serialize};
 
 /// Parts of a device in the picture of what changed.
@@ -56,24 +56,12 @@ pub struct Report {
 
 /// How much of each of `STRIPES` equal parts of `size` bytes is in `changed`.
 pub fn stripes(changed: &ExtentSet, size: u64) -> Vec<u64> {
-    let mut sums = vec![0; STRIPES as usize];
-    let part = size.div_ceil(STRIPES).max(1);
-    for extent in changed {
-        let (mut at, end) = (extent.offset, (extent.offset + extent.length).min(size));
-        while at < end {
-            let stripe = at / part;
-            let next = ((stripe + 1) * part).min(end);
-            sums[stripe as usize] += next - at;
-            at = next;
-        }
-    }
-    sums
+    heat::parts(changed.iter().map(|e| (*e, e.length)), Extent::new(0, size), STRIPES)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::block::Extent;
 
     #[test]
     fn stripes_hold_every_changed_byte_once() {

@@ -11,6 +11,7 @@ use crate::sys::planted;
 use crate::tracker::{
     DeviceState, Maps, Places, Reading, Verdict, doubt, find_tracked, map_id, open_bitmap, words_of,
 };
+use serde::Serialize;
 use std::path::Path;
 
 pub use crate::block::{MAX_EXTENTS, coarsened};
@@ -79,6 +80,30 @@ pub fn since(epochs: &Epochs, start: &Base) -> Result<Difference> {
     Ok(all)
 }
 
+/// How far the tracking of a device can be trusted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// Our counters kept step with the kernel's.
+    Proven,
+    /// Nothing was written yet, so nothing could be compared.
+    #[default]
+    Unproven,
+    /// See the reasons.
+    Suspect,
+}
+
+impl Health {
+    /// For people.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Proven => "proven",
+            Self::Unproven => "unproven (no write seen yet)",
+            Self::Suspect => "SUSPECT",
+        }
+    }
+}
+
 /// A tracked device as it stands, read without ending anything and beside whatever else runs.
 #[derive(Clone, Debug)]
 pub struct Look {
@@ -90,6 +115,18 @@ pub struct Look {
     pub reading: Reading,
     /// What they say about the running epoch.
     pub verdict: Verdict,
+}
+
+impl Look {
+    /// What is to be thought of it.
+    pub fn health(&self) -> Health {
+        let seen = self.reading.kernel > self.state.baseline.kernel_at_start;
+        match (self.difference.suspect.is_empty(), seen) {
+            (false, _) => Health::Suspect,
+            (true, true) => Health::Proven,
+            (true, false) => Health::Unproven,
+        }
+    }
 }
 
 /// Looks at a tracked device.

@@ -18,3 +18,4 @@ mod witness;
 
 pub use resume::{Outcome, Resumed, resume, resume_all, track};
 pub use save::{Stopped, save, save_all};
+pub use users::writers_of;

@@ -47,19 +47,13 @@ fn loops_on(device: &BlockDevice) -> Result<Vec<String>> {
 
 /// Processes that have it open for writing, or that may have: we are not let to see.
 fn writers(device: &BlockDevice) -> Vec<String> {
-    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pid = |name: &str| name.parse::<u32>().ok().filter(|pid| *pid != std::process::id());
-    let pids = processes.filter_map(|entry| pid(entry.file_name().to_str()?));
-    let mut found = Vec::new();
-    let mut hidden = 0;
-    for pid in pids {
-        match writes(device, pid) {
-            Ok(true) => found.push(format!("process {pid} has it open for writing")),
-            // proc_pid_readlink, fs/proc/base.c; whoever ended meanwhile writes nothing
-            Err(e) if e.kind() == ErrorKind::PermissionDenied => hidden += 1,
-            Ok(false) | Err(_) => {}
-        }
-    }
+    // only names below /dev are looked at: a stat of a file on a dead network server would hang
+    let is_it = |link: &Path, to: &Path| {
+        to.starts_with("/dev") && BlockDevice::open(link).is_ok_and(|other| overlap(device, &other))
+    };
+    let (pids, hidden) = openers(&is_it);
+    let mut found: Vec<String> =
+        pids.iter().map(|pid| format!("process {pid} has it open for writing")).collect();
     // with both, only a security module hides somebody; against his writes the fence stands alone (docs/SAFETY.md)
     let missing = lacking(&[Capability::SysPtrace, Capability::DacReadSearch]);
     if hidden > 0 && !missing.is_empty() {
@@ -69,11 +63,34 @@ fn writers(device: &BlockDevice) -> Vec<String> {
     found
 }
 
-/// Has the process the device open for writing?
-fn writes(device: &BlockDevice, pid: u32) -> std::io::Result<bool> {
+/// Processes that have this file open for writing, and how many do not let us see what they have open.
+pub fn writers_of(file: &Path) -> (Vec<u32>, usize) {
+    openers(&|_, to| to == file)
+}
+
+/// Processes that have something open for writing that is meant (its link in /proc, and where that leads), and how many
+/// do not show what they have open.
+fn openers(is_it: &dyn Fn(&Path, &Path) -> bool) -> (Vec<u32>, usize) {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pid = |name: &str| name.parse::<u32>().ok().filter(|pid| *pid != std::process::id());
+    let pids = processes.filter_map(|entry| pid(entry.file_name().to_str()?));
+    let (mut found, mut hidden) = (Vec::new(), 0);
+    for pid in pids {
+        match writes(pid, is_it) {
+            Ok(true) => found.push(pid),
+            // proc_pid_readlink, fs/proc/base.c; whoever ended meanwhile writes nothing
+            Err(e) if e.kind() == ErrorKind::PermissionDenied => hidden += 1,
+            Ok(false) | Err(_) => {}
+        }
+    }
+    (found, hidden)
+}
+
+/// Has the process something open for writing that is meant?
+fn writes(pid: u32, is_it: &dyn Fn(&Path, &Path) -> bool) -> std::io::Result<bool> {
     for fd in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
         if let Some(fd) = fd?.file_name().to_str()
-            && may_write(device, pid, fd)?
+            && may_write(pid, fd, is_it)?
         {
             return Ok(true);
         }
@@ -81,14 +98,13 @@ fn writes(device: &BlockDevice, pid: u32) -> std::io::Result<bool> {
     Ok(false)
 }
 
-fn may_write(device: &BlockDevice, pid: u32, fd: &str) -> std::io::Result<bool> {
+fn may_write(pid: u32, fd: &str, is_it: &dyn Fn(&Path, &Path) -> bool) -> std::io::Result<bool> {
     let link = format!("/proc/{pid}/fd/{fd}");
-    // only names below /dev are looked at: a stat of a file on a dead network server would hang
-    let is_node = match std::fs::read_link(&link) {
+    let meant = match std::fs::read_link(&link) {
         Err(e) if e.kind() == ErrorKind::NotFound => false,
-        to => to?.starts_with("/dev"),
+        to => is_it(Path::new(&link), &to?),
     };
-    if !is_node || !BlockDevice::open(Path::new(&link)).is_ok_and(|other| overlap(device, &other)) {
+    if !meant {
         return Ok(false);
     }
     let info = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).unwrap_or_default();

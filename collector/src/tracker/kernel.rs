@@ -133,6 +133,17 @@ pub fn check_signatures(types: &KernelTypes) -> Result<()> {
     Ok(())
 }
 
+/// Has the running kernel all that the programs need? How many copies of each it needs then.
+///
+/// # Errors
+/// `Unsupported`, naming what is missing.
+pub fn suits() -> Result<u32> {
+    let mut types = KernelTypes::running()?;
+    check_signatures(&types)?;
+    describe(&mut types)?;
+    Ok(copies_needed(&types))
+}
+
 /// How many copies of each program this kernel needs: one, unless it can preempt a running program, which
 /// makes it skip that program for every event on the same CPU meanwhile. Kernels that enter tracepoints
 /// under SRCU-fast do that (seen on 7.3: 5 % of events skipped); they are recognised by that very type.

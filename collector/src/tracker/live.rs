@@ -1,17 +1,18 @@
-//! Live traffic, for eyes only: every write of a disk through the ring buffer, while somebody watches.
+//! Live traffic, for eyes only: every write of some disks through the ring buffer, while somebody watches.
 //!
 //! Nothing depends on it. It may lose events when the reader is slow, and says how many. One watcher at a
 //! time: a ring buffer has one reader.
 
+use super::Lock;
 use super::load::{Maps, aya_error};
 use super::places::Places;
 use super::state::DeviceState;
-use super::{CounterSums, Lock};
 use crate::block::{Extent, SECTOR};
 use crate::error::{Error, Kind, Result};
 use aya::maps::{Map, MapData, RingBuf};
 use blkdelta_ebpf::{DISK_LIVE, Event};
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -28,45 +29,69 @@ pub struct Traffic {
     pub lost: u64,
 }
 
-impl std::ops::AddAssign for Traffic {
-    fn add_assign(&mut self, more: Self) {
-        self.writes += more.writes;
-        self.bytes += more.bytes;
-        self.lost += more.lost;
+impl Traffic {
+    /// Counts what was seen.
+    pub fn note(&mut self, seen: Seen) {
+        match seen {
+            Seen::Write { range, .. } => {
+                self.writes += 1;
+                self.bytes += range.length;
+            }
+            Seen::Lost(events) => self.lost += events,
+        }
     }
 }
 
-/// Watches a device from a thread of its own until dropped; prints the programs' diagnostics on the way.
-pub struct Watcher {
-    seen: Arc<Mutex<Traffic>>,
+/// Something a watcher sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// A write of any kind.
+    Write {
+        /// Which of the devices that are watched.
+        device: usize,
+        /// Where on it, in bytes.
+        range: Extent,
+    },
+    /// So many events of their disks found no room in the ring buffer.
+    Lost(u64),
+}
+
+/// Watches devices from a thread of its own until dropped; prints the programs' diagnostics on the way.
+pub struct Watcher<T = Traffic> {
+    seen: Arc<Mutex<T>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Watcher {
-    /// How often the ring buffer is emptied: 1 MiB holds 20,000 events and more.
-    const PERIOD: Duration = Duration::from_millis(50);
+/// How often the ring buffer is emptied: 1 MiB holds 20,000 events and more.
+const PERIOD: Duration = Duration::from_millis(50);
 
-    /// Starts watching.
+impl<T: Default + Send + 'static> Watcher<T> {
+    /// Starts watching; `note` adds what is seen to what is taken next.
     ///
     /// # Errors
     /// `Busy` if another process watches.
-    pub fn start(places: &Places, state: &DeviceState) -> Result<Self> {
-        let (seen, stop) = (Arc::new(Mutex::new(Traffic::default())), Arc::new(AtomicBool::new(false)));
-        let (places, state) = (places.clone(), state.clone());
+    pub fn start(
+        places: &Places,
+        states: &[DeviceState],
+        note: impl Fn(&mut T, Seen) + Send + 'static,
+    ) -> Result<Self> {
+        let (seen, stop) = (Arc::new(Mutex::new(T::default())), Arc::new(AtomicBool::new(false)));
+        let (places, states) = (places.clone(), states.to_vec());
         let (sum, end) = (Arc::clone(&seen), Arc::clone(&stop));
         let (started, start) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
-            let mut live = match Live::start(&places, &state) {
+            let mut live = match Live::start(&places, &states) {
                 Ok(live) => live,
                 Err(e) => return drop(started.send(Err(e))),
             };
             let mut diagnostics = Diagnostics::open(&places).ok();
             drop(started.send(Ok(())));
             while !end.load(Ordering::Relaxed) {
-                std::thread::sleep(Self::PERIOD);
-                if let (Ok(more), Ok(mut sum)) = (live.look(), sum.lock()) {
-                    *sum += more;
+                std::thread::sleep(PERIOD);
+                if let Ok(mut sum) = sum.lock() {
+                    // counters that cannot be read: the next turn tells what was lost
+                    let _ = live.look(|seen| note(&mut sum, seen));
                 }
                 if let Some(diagnostics) = &mut diagnostics {
                     diagnostics.print();
@@ -79,12 +104,12 @@ impl Watcher {
     }
 
     /// What was seen since the last call.
-    pub fn take(&self) -> Traffic {
+    pub fn take(&self) -> T {
         self.seen.lock().map(|mut seen| std::mem::take(&mut *seen)).unwrap_or_default()
     }
 }
 
-impl Drop for Watcher {
+impl<T> Drop for Watcher<T> {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
@@ -93,11 +118,24 @@ impl Drop for Watcher {
     }
 }
 
-/// A watcher of one device; lives in one thread.
+impl Maps {
+    /// Disks whose writes go into the ring buffer.
+    ///
+    /// # Errors
+    /// If the maps cannot be read.
+    pub fn shown(&self) -> Result<BTreeSet<u32>> {
+        let row = |row: u32| self.rows.get(&row, 0).map_err(|e| aya_error("read disks", e));
+        let flags = self.disks.all()?.into_iter().map(|(dev, at)| Ok((dev, row(at)?.flags)));
+        let on = flags.filter(|disk| !matches!(disk, Ok((_, flags)) if flags & DISK_LIVE == 0));
+        on.map(|disk| disk.map(|(dev, _)| dev)).collect()
+    }
+}
+
+/// A watcher of some devices; lives in one thread.
 pub struct Live {
     ring: RingBuf<MapData>,
     maps: Maps,
-    state: DeviceState,
+    states: Vec<DeviceState>,
     lost_before: u64,
     places: Places,
     _lock: Lock,
@@ -108,57 +146,69 @@ impl Live {
     ///
     /// # Errors
     /// `Busy` if another process watches.
-    pub fn start(places: &Places, state: &DeviceState) -> Result<Self> {
+    pub fn start(places: &Places, states: &[DeviceState]) -> Result<Self> {
         let lock = Lock::take(&places.state().join("live.lock"), "watch live traffic", false)?;
         let ring =
             MapData::from_pin(places.map("EVENTS")).map_err(|e| aya_error("open the ring buffer", e))?;
         let ring = RingBuf::try_from(Map::RingBuf(ring)).map_err(|e| aya_error("open the ring buffer", e))?;
         let maps = Maps::open(places)?;
-        let mut live =
-            Self { ring, maps, state: state.clone(), lost_before: 0, places: places.clone(), _lock: lock };
+        let (states, places) = (states.to_vec(), places.clone());
+        let mut live = Self { ring, maps, states, lost_before: 0, places, _lock: lock };
         live.switch(true)?;
-        live.look()?; // what an earlier watcher left is nobody's
+        live.look(|_| ())?; // what an earlier watcher left is nobody's
         Ok(live)
     }
 
-    /// Turns the events of the disk on or off. Its row also holds the head of the disk's targets, so nobody may
-    /// add or remove one meanwhile.
+    /// Turns the events of the disks on or off; those of others off: we have the lock, so whoever wanted them was
+    /// killed. A disk's row also holds the head of its targets, so nobody may add or remove one meanwhile.
     fn switch(&mut self, on: bool) -> Result<()> {
         let _registry = Lock::take(&self.places.lock(), "switch live events", true)?;
-        self.maps.set_flags(self.state.identity.disk, DISK_LIVE, on)
+        let known: BTreeSet<u32> = self.maps.disks.all()?.into_iter().map(|(dev, _)| dev).collect();
+        let ours: BTreeSet<u32> = self.states.iter().map(|s| s.identity.disk).collect();
+        // one that was untracked meanwhile has nothing to be switched off
+        let all = if on { known.union(&ours).copied().collect() } else { known };
+        all.into_iter().try_for_each(|disk| self.maps.set_flags(disk, DISK_LIVE, on && ours.contains(&disk)))
     }
 
     /// Everything since the last look.
     ///
     /// # Errors
     /// If the counters cannot be read.
-    pub fn look(&mut self) -> Result<Traffic> {
-        let mut traffic = Traffic::default();
-        let start = self.state.identity.start_sector * SECTOR;
-        let device = Extent::new(start, self.state.identity.size);
+    pub fn look(&mut self, mut seen: impl FnMut(Seen)) -> Result<()> {
         while let Some(item) = self.ring.next() {
             let Some(event) = decode(&item) else { continue };
             let range = Extent::new(event.sector.saturating_mul(SECTOR), u64::from(event.count) * SECTOR);
-            if let (true, Some(here)) = (event.disk == self.state.disk_row, range.intersect(&device)) {
-                traffic.writes += 1;
-                traffic.bytes += here.length;
+            for (device, state) in self.states.iter().enumerate() {
+                if event.disk != state.disk_row {
+                    continue;
+                }
+                let start = state.identity.start_sector * SECTOR;
+                if let Some(here) = range.intersect(&Extent::new(start, state.identity.size)) {
+                    let range = Extent::new(here.offset - start, here.length);
+                    seen(Seen::Write { device, range });
+                }
             }
         }
         let lost = self.lost()?;
-        traffic.lost = lost.saturating_sub(self.lost_before);
+        match lost.saturating_sub(self.lost_before) {
+            0 => {}
+            more => seen(Seen::Lost(more)),
+        }
         self.lost_before = lost;
-        Ok(traffic)
+        Ok(())
     }
 
     fn lost(&self) -> Result<u64> {
-        let sums: CounterSums = super::health::sums(&self.maps, self.state.disk_row * blkdelta_ebpf::COPIES)?;
-        Ok(sums.events_lost)
+        let rows: BTreeSet<u32> = self.states.iter().map(|s| s.disk_row).collect();
+        let lost =
+            |row| super::health::sums(&self.maps, row * blkdelta_ebpf::COPIES).map(|sums| sums.events_lost);
+        rows.into_iter().map(lost).sum()
     }
 }
 
 impl Drop for Live {
     fn drop(&mut self) {
-        // the device may have been untracked meanwhile: then there is nothing to switch off
+        // a device may have been untracked meanwhile: then there is nothing to switch off
         let _ = self.switch(false);
     }
 }

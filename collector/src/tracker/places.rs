@@ -85,6 +85,11 @@ impl Places {
         std::fs::create_dir_all(&self.pins).os_context(|| format!("make folder {}", self.pins.display()))
     }
 
+    /// Where the BPF file system is mounted, and whether it is.
+    pub fn bpf_mount(&self) -> (&Path, bool) {
+        (&self.bpffs, bpf::is_bpffs(&self.bpffs))
+    }
+
     /// Inode of the folder of the pins, if a BPF file system is mounted there.
     ///
     /// # Errors

@@ -206,6 +206,11 @@ impl DeviceState {
         key_of(self.identity.dev)
     }
 
+    /// Bytes of its bitmaps in the kernel: the running epoch's and the sealed ones'.
+    pub fn memory(&self) -> u64 {
+        (self.sealed.len() as u64 + 1) * self.granularity.words(self.identity.size) * 8
+    }
+
     /// All devices that are tracked. A damaged file is an error: it may stand for a tracked device.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use crate::error::{Context, Result};
 use crate::format::{CataloguedDevice, NodeId, Volume, device_at};
 use crate::sys::btrfs;
 use crate::sys::device::{BlockDevice, kernel_dev};
+use crate::sys::freeze::can_freeze;
 use crate::sys::mounts::{self, Mount};
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -76,9 +77,6 @@ const PSEUDO: [&str; 12] = [
     "autofs",
 ];
 
-/// File systems that can be held still.
-const FREEZABLE: [&str; 6] = ["ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs"];
-
 impl Volumes {
     /// Those of the last point, and the devices that are tracked.
     pub fn new(known: Vec<Volume>, seats: Vec<Seat>) -> Self {
@@ -107,7 +105,7 @@ impl Volumes {
     }
 
     fn freezable(&self, wanted: impl Fn(&u64) -> bool) -> Vec<PathBuf> {
-        let met = self.met.iter().filter(|(dev, met)| wanted(dev) && FREEZABLE.contains(&met.kind.as_str()));
+        let met = self.met.iter().filter(|(dev, met)| wanted(dev) && can_freeze(&met.kind));
         let mut points: Vec<PathBuf> = met.map(|(_, met)| met.mountpoint.clone()).collect();
         points.sort_unstable();
         points.dedup();

@@ -32,7 +32,7 @@ fn main() -> Result<()> {
 }
 
 fn live(places: &Places, device: &Path) -> Result<()> {
-    let watcher = Watcher::start(places, &find_tracked(places, device)?)?;
+    let watcher = Watcher::start(places, &[find_tracked(places, device)?], Traffic::note)?;
     say_and_wait("reading")?;
     // what is still in the ring buffer
     std::thread::sleep(Duration::from_millis(100));

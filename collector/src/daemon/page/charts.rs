@@ -1,6 +1,7 @@
 //! Pictures as inline SVG: points over time with their sizes, and what changed where. Each has its numbers as text too.
 
 use super::html::escaped;
+use crate::block::{Extent, heat};
 use crate::config::words::{bytes, time};
 use crate::daemon::report::{Report, STRIPES};
 use std::fmt::Write;
@@ -29,7 +30,7 @@ pub(super) fn timeline(runs: &[&Report]) -> String {
     );
     let step = WIDTH as f64 / runs.len().max(1) as f64;
     for (n, run) in runs.iter().enumerate() {
-        let high = logarithmic(run.stored_bytes, most) * HEIGHT as f64;
+        let high = heat::strength(run.stored_bytes, most) * HEIGHT as f64;
         let (high, wide) = (high.max(2.0), (step - 2.0).clamp(1.0, 40.0));
         let class = if run.kind == "full" { "full" } else { "part" };
         let doubt = if run.suspect.is_empty() { "" } else { " doubt" };
@@ -63,17 +64,18 @@ pub(super) fn heat(runs: &[&Report]) -> String {
     let runs: Vec<&Report> = newest(runs).iter().copied().filter(|run| run.kind != "full").collect();
     let runs: Vec<&Report> = runs.into_iter().filter(|run| run.stripes.len() as u64 == STRIPES).collect();
     let Some(last) = runs.last() else { return String::new() };
-    let part = last.size.div_ceil(STRIPES).max(1);
+    let device = Extent::new(0, last.size);
+    let part = heat::part_of(device, STRIPES);
     let (wide, high) = (WIDTH / STRIPES, (240 / runs.len() as u64).clamp(4, 14));
     let tall = high * runs.len() as u64;
     let mut svg = format!(
         "<svg viewBox=\"0 0 {WIDTH} {}\" role=\"img\" aria-label=\"{}\">",
         tall,
-        escaped(&hottest(&runs, part))
+        escaped(&hottest(&runs, device))
     );
     for (row, run) in runs.iter().enumerate() {
         for (column, changed) in run.stripes.iter().enumerate().filter(|(_, changed)| **changed > 0) {
-            let shade = 0.15 + 0.85 * logarithmic(*changed, part);
+            let shade = 0.15 + 0.85 * heat::strength(*changed, part);
             let (x, y) = (column as u64 * wide, row as u64 * high);
             let _ = write!(
                 svg,
@@ -92,30 +94,20 @@ pub(super) fn heat(runs: &[&Report]) -> String {
         "{svg}</svg>{ends}<p class=\"soft\">What changed where: the device from left to right, one line for each of the last {} \
          increments, the newest below; the more changed, the stronger the colour. {}</p>",
         runs.len(),
-        escaped(&hottest(&runs, part))
+        escaped(&hottest(&runs, device))
     )
 }
 
 /// In words: where most of it was.
-fn hottest(runs: &[&Report], part: u64) -> String {
-    let sum = |stripe: usize| runs.iter().map(|run| run.stripes[stripe]).sum::<u64>();
-    let most = (0..STRIPES as usize).max_by_key(|stripe| sum(*stripe)).unwrap_or(0);
-    match sum(most) {
-        0 => "Nothing changed.".into(),
-        changed => format!(
-            "Most, {}, between {} and {}.",
-            bytes(changed),
-            bytes(most as u64 * part),
-            bytes((most as u64 + 1) * part)
-        ),
+fn hottest(runs: &[&Report], device: Extent) -> String {
+    let sums: Vec<u64> =
+        (0..STRIPES as usize).map(|stripe| runs.iter().map(|run| run.stripes[stripe]).sum()).collect();
+    match heat::hottest(&sums, device) {
+        None => "Nothing changed.".into(),
+        Some((place, changed)) => {
+            format!("Most, {}, between {} and {}.", bytes(changed), bytes(place.offset), bytes(place.end()))
+        }
     }
-}
-
-/// 0 for nothing, 1 for `most`.
-fn logarithmic(value: u64, most: u64) -> f64 {
-    // below a page everything looks the same
-    let scale = |v: u64| (1.0 + v as f64 / 4096.0).ln();
-    if most == 0 { 0.0 } else { (scale(value) / scale(most)).min(1.0) }
 }
 
 /// What the two ends of a picture are.

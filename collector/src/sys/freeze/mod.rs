@@ -30,6 +30,12 @@ const FIFREEZE: u64 = 0xc004_5877;
 /// `FITHAW`.
 const FITHAW: u64 = 0xc004_5878;
 
+/// Can file systems of this type be held still?
+pub fn can_freeze(fstype: &str) -> bool {
+    const KNOWN: [&str; 6] = ["ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs"];
+    KNOWN.contains(&fstype)
+}
+
 /// Frozen file systems; thawed when dropped.
 pub struct Freeze {
     held: Vec<Held>,

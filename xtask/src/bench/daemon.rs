@@ -102,7 +102,9 @@ pub fn run(program: &Path, rounds: usize) -> Result<Findings> {
 fn row(text: &mut String, name: &str, plain: &[Figures], turns: &[Turn]) -> Result<[Headline; 2]> {
     let of = |get: &dyn Fn(&Turn) -> f64| Spread::of(&turns.iter().map(get).collect::<Vec<_>>());
     let before = |get: &dyn Fn(&Figures) -> f64| Spread::of(&plain.iter().map(get).collect::<Vec<_>>());
-    let lost = plain.iter().zip(turns).map(|(a, b)| (1.0 - b.figures.iops / a.iops) * 100.0);
+    // in hundredths of a percent: less is noise, and a minus before a zero is nothing
+    let lost =
+        plain.iter().zip(turns).map(|(a, b)| ((1.0 - b.figures.iops / a.iops) * 1e4).round() / 1e2 + 0.0);
     let lost = Spread::of(&lost.collect::<Vec<_>>())?;
     let (cpu, programs) = (of(&|t| t.cpu + t.programs)?, of(&|t| t.programs)?);
     writeln!(

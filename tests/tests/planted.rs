@@ -11,8 +11,14 @@ use tests::planted::{Check, FAULTS, Fault, Trial, Tried, try_out};
 use tests::{host, skip_if};
 
 /// What the ordinary run plants.
-const FEW: [&str; 5] =
-    ["retired-too-many", "end-lost", "grace-skipped", "saved-map-cut", "suspect-not-compared"];
+const FEW: [&str; 6] = [
+    "retired-too-many",
+    "end-lost",
+    "grace-skipped",
+    "saved-map-cut",
+    "suspect-not-compared",
+    "inode-block-forgotten",
+];
 
 fn program() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_blkdelta-trial"))

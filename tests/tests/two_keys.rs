@@ -105,8 +105,12 @@ fn groups(bed: &Bed<'_>) -> Result<BTreeSet<String>> {
 /// Harms an object of a kind past all rights, and has the keeper repair it.
 fn ensure_mended(bed: &mut Bed<'_>, keeper: &str, points: &[(String, Image)]) -> Result<()> {
     for (kind, deed) in [("/seg/", "DELETE"), ("/seg/", "PUT"), ("/idx/", "DELETE"), ("/bak/", "PUT")] {
-        let key =
-            bed.server.keys("bucket")?.into_iter().find(|key| key.contains(kind)).context("no such key")?;
+        let key = bed
+            .server
+            .keys("bucket")?
+            .into_iter()
+            .find(|key| key.contains(kind) && !key.contains("/quarantine/"))
+            .context("no such key")?;
         let (status, body) = bed.server.ask(deed, &format!("/bucket/{key}"), &[], b"rotten")?;
         ensure!(matches!(status, 200 | 204), "{deed} {key}: {status} {body}");
         let done = bed.care.home.run(["repair", "--repo", keeper])?.expect(0, kind)?;

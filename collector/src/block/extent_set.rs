@@ -124,6 +124,12 @@ impl ExtentSet {
         Self(rest.filter_map(|e| e.intersect(&extent)).collect())
     }
 
+    /// A byte of `extent` is in the set.
+    pub fn touches(&self, extent: Extent) -> bool {
+        let first = self.0.partition_point(|e| e.end() <= extent.offset);
+        self.0.get(first).is_some_and(|e| e.intersect(&extent).is_some())
+    }
+
     /// Every extent widened to multiples of `unit`, at most to `size`.
     #[must_use]
     pub fn align_out(&self, unit: u64, size: u64) -> Self {
@@ -207,6 +213,7 @@ mod tests {
             prop_assert_eq!(bytes(&a.align_out(unit, SPACE)), wide);
             let e = Extent::new(probe.0, probe.1);
             prop_assert_eq!(bytes(&a.within(e)), x.iter().filter(|i| e.offset <= **i && **i < e.end()).copied().collect());
+            prop_assert_eq!(a.touches(e), (e.offset..e.end()).any(|i| x.contains(&i)));
             prop_assert_eq!(a.contains(e), (e.offset..e.end()).all(|i| x.contains(&i)));
         }
     }

@@ -112,6 +112,9 @@ pub struct FilesOf {
     /// Of which group `latest` is meant, where the repository holds several
     #[arg(long, value_name = "GROUP")]
     group: Option<String>,
+    /// With --json: everything the catalogue knows of each file, its inode, attributes and extents too
+    #[arg(long, requires = "json")]
+    all: bool,
     /// For programs
     #[arg(long)]
     json: bool,
@@ -213,6 +216,9 @@ struct Json<'a> {
     why_full: Option<&'a str>,
     seconds: f64,
     look_seconds: f64,
+    looked_at: u64,
+    walked: bool,
+    why_walked: Option<&'a str>,
     unread: &'a [String],
 }
 
@@ -223,6 +229,9 @@ impl<'a> Json<'a> {
             why_full: outcome.why_full.as_deref(),
             seconds: outcome.time.as_secs_f64(),
             look_seconds: outcome.looked.as_secs_f64(),
+            looked_at: outcome.looked_at,
+            walked: outcome.why_walked.is_some(),
+            why_walked: outcome.why_walked.as_deref(),
             unread: &outcome.unread,
         }
     }
@@ -240,6 +249,14 @@ fn words(outcome: &Outcome) -> String {
             format!("{group}: {files} files, {}, and {others} folders, links and the like", bytes(*size)),
         );
     }
+    let looked = match &outcome.why_walked {
+        Some(why) => format!("all: {why}"),
+        None => format!(
+            "{}, no walk: the inodes of the others lie in blocks that did not change",
+            outcome.looked_at
+        ),
+    };
+    fact("looked at", looked);
     fact("changed", bytes(m.totals.changed_bytes));
     fact("copied", format!("{} in {}", bytes(m.totals.copied_bytes), lasted(outcome.time)));
     fact("stored", bytes(m.totals.stored_bytes));
@@ -356,10 +373,12 @@ struct File<'a> {
     links: u32,
     extents: usize,
     unread: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    all: Option<&'a Node>,
 }
 
 impl<'a> File<'a> {
-    fn of(path: &Path, node: &'a Node) -> Self {
+    fn of(path: &Path, node: &'a Node, all: bool) -> Self {
         Self {
             path: path.display().to_string(),
             kind: node.kind,
@@ -371,6 +390,7 @@ impl<'a> File<'a> {
             links: node.links,
             extents: node.parts.len(),
             unread: node.unread.as_deref(),
+            all: all.then_some(node),
         }
     }
 }
@@ -381,7 +401,8 @@ fn files(args: &FilesOf) -> Result<Ending> {
     let unpack = Unpack::prepare(&repo, &device, point)?;
     let listed = unpack.listed();
     if args.json {
-        print_json(&listed.iter().map(|(path, node)| File::of(path, node)).collect::<Vec<_>>())?;
+        let files = listed.iter().map(|(path, node)| File::of(path, node, args.all));
+        print_json(&files.collect::<Vec<_>>())?;
         return Ok(Ending::Fine);
     }
     let mut text = String::new();

@@ -6,11 +6,12 @@ use super::show::{bytes, duration, extents};
 use super::{args, tracking, unpacking};
 use crate::block::Extent;
 use crate::error::{Error, Kind};
-use crate::format::{DeviceId, PointId};
+use crate::format::{DeviceId, Manifest, PointId};
 use crate::job::place::devices_under;
 use crate::repository::Repository;
 use crate::restore::{self, How, Leave, Restored};
 use crate::sys::device::BlockDevice;
+use crate::unpack::Wanted;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use std::os::unix::fs::FileTypeExt;
@@ -58,13 +59,19 @@ pub struct Restore {
     /// File or block device to write; with --into: paths of files to give back, with what is below them (none: all)
     #[arg(value_name = "TARGET", required_unless_present = "into")]
     targets: Vec<PathBuf>,
-    /// Of a group's point: give files back by name into this folder, which must be new or empty
+    /// Give files back by name into this folder, which must be new or empty; of a device's point through a mount (root)
     #[arg(long, value_name = "FOLDER", conflicts_with_all = ["range", "to_same_device", "resume", "partial",
         "overwrite", "allow_in_use", "allow_tracked", "allow_smaller", "verify"])]
     into: Option<PathBuf>,
     /// Of which group `latest` is meant, where the repository holds several
     #[arg(long, value_name = "GROUP", requires = "into", conflicts_with = "device")]
     group: Option<String>,
+    /// Of a device's point with several file systems: the partition the files are on
+    #[arg(long, value_name = "NUMBER", requires = "into", conflicts_with = "group")]
+    partition: Option<u32>,
+    /// Of a device's point: where its copy is made to look for files, with room for its content; default: beside --into
+    #[arg(long, value_name = "FOLDER", requires = "into", conflicts_with = "group")]
+    scratch: Option<PathBuf>,
     /// Only these bytes, at the same place of the target; the rest of it stays as it is
     #[arg(long, value_parser = range, value_name = "START..END", conflicts_with = "allow_smaller")]
     range: Option<Span>,
@@ -137,8 +144,7 @@ pub fn range(text: &str) -> Result<Span, String> {
 /// Writes a point to a file or device.
 pub fn restore(args: &Restore) -> Result<Ending> {
     if let Some(into) = &args.into {
-        let what = (args.asked.repo.as_str(), args.asked.point.as_str(), args.group.as_deref());
-        return unpacking::unpack(what, &args.targets, into, args.json);
+        return args.files(into);
     }
     let [target] = &args.targets[..] else {
         return Err(Error::new(Kind::Usage, "restore to one file or device")
@@ -202,6 +208,35 @@ fn refuse_mistakes(args: &Restore, target: &Path, repo: &Repository, size: u64) 
 const PARTIAL: &str = "--partial restores what is there and names the rest";
 
 impl Restore {
+    /// Gives files back by name.
+    fn files(&self, into: &Path) -> Result<Ending> {
+        if self.is_of_device()? {
+            return unpacking::unpack_device(self.asked.find()?, &self.wanted(into), self.json);
+        }
+        let what = (self.asked.repo.as_str(), self.asked.point.as_str(), self.group.as_deref());
+        unpacking::unpack(what, &self.targets, into, self.json)
+    }
+
+    /// The point meant is a device's, not a group's.
+    fn is_of_device(&self) -> Result<bool> {
+        let only_of_devices =
+            self.partition.is_some() || self.scratch.is_some() || self.asked.device.is_some();
+        if self.group.is_some() || only_of_devices {
+            return Ok(self.group.is_none());
+        }
+        let points = Repository::open(&self.asked.repo)?.points()?;
+        let meant = |m: &Manifest| self.asked.point == "latest" || m.point.to_string() == self.asked.point;
+        let mut manifests =
+            points.iter().filter_map(|point| point.manifest()).filter(|m| meant(m)).peekable();
+        Ok(manifests.peek().is_some() && manifests.all(|m| m.files.is_none()))
+    }
+
+    fn wanted<'a>(&'a self, into: &'a Path) -> Wanted<'a> {
+        let beside = into.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let scratch = self.scratch.as_deref().unwrap_or(beside);
+        Wanted { paths: &self.targets, into, partition: self.partition, scratch }
+    }
+
     fn leave(&self) -> Leave {
         Leave {
             dense: self.sparse == Sparse::Never,

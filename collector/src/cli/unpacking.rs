@@ -1,11 +1,12 @@
-//! `restore --into`: files of a group's point by name.
+//! `restore --into`: files of a point by name.
 
 use super::grouping::find;
 use super::output::{Ending, print, print_json, say};
 use super::progress::{Bar, stop_flag};
 use super::show::{bytes, duration};
+use crate::format::{DeviceId, PointId};
 use crate::repository::Repository;
-use crate::unpack::{Unpack, Unpacked};
+use crate::unpack::{DeviceFiles, Unpack, Unpacked, Wanted};
 use anyhow::Result;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -25,6 +26,25 @@ pub fn unpack(
     bar.begin("restoring", unpack.size(paths)?);
     let done = unpack.run(paths, into, &bar)?;
     drop(bar);
+    told(&done, into, began, json)
+}
+
+/// Gives back files of a device's point.
+pub fn unpack_device(
+    (repo, device, point): (Repository, DeviceId, PointId),
+    wanted: &Wanted<'_>,
+    json: bool,
+) -> Result<Ending> {
+    let began = Instant::now();
+    let files = DeviceFiles::prepare(&repo, &device, point)?;
+    let bar = Bar::new(stop_flag()?);
+    bar.begin("restoring the device to look for the files", files.size());
+    let done = files.run(*wanted, &bar)?;
+    drop(bar);
+    told(&done, wanted.into, began, json)
+}
+
+fn told(done: &Unpacked, into: &Path, began: Instant, json: bool) -> Result<Ending> {
     for missing in &done.missing {
         say(&format!("not in the point: {missing}"));
     }
@@ -32,9 +52,9 @@ pub fn unpack(
         say(&format!("warning: {warning}"));
     }
     if json {
-        print_json(&done)?;
+        print_json(done)?;
     } else {
-        let Unpacked { files, others, bytes: size, .. } = &done;
+        let Unpacked { files, others, bytes: size, .. } = done;
         let (point, size, took) = (&done.point, bytes(*size), duration(began.elapsed()));
         let into = into.display();
         print(&format!(

@@ -172,6 +172,8 @@ pub struct Node {
     pub parts: Vec<Part>,
     /// Why its content could not be read; it is then not in the point.
     pub unread: Option<String>,
+    /// A change of where its content lies may not show in its inode: part of the map may lie outside of that.
+    pub outside: bool,
 }
 
 /// A device of the group.
@@ -222,6 +224,9 @@ pub struct Root {
     pub devices: Vec<CataloguedDevice>,
     /// Volumes.
     pub volumes: Vec<Volume>,
+    /// What the group was of, and what was mounted there, as a number (XXH3-128); none where that was not to be told, or
+    /// changed meanwhile.
+    pub rules: Option<u128>,
     /// Pages, by their first node.
     pub pages: Vec<PageRef>,
 }
@@ -356,6 +361,7 @@ impl Node {
             target: Text::default(),
             parts: Vec::new(),
             unread: None,
+            outside: false,
         }
     }
 
@@ -424,6 +430,7 @@ mod tests {
             target: Text::default(),
             parts: vec![part(0, Place::Image(device_at(0))), part(5000, Place::Reserved)],
             unread: None,
+            outside: false,
         }
     }
 

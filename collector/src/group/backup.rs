@@ -11,13 +11,13 @@ use crate::copy::How;
 use crate::error::{Error, Kind, Result};
 use crate::format::{
     CataloguedDevice, Consistency, EncodedFrame, Files, Geometry, MAX_DEVICE, MAX_DEVICES, Manifest, Moment,
-    NodeKind, Root, SLOT, device_at,
+    Node, NodeId, NodeKind, Root, SLOT, device_at,
 };
 use crate::job::{Show, Wishes, place};
 use crate::repository::{FinishInfo, NewPoint, PointWriter, Repository, unix_millis};
 use crate::sys::failpoint;
 use crate::tracker::Base;
-use crate::tree::{self, Listing, Pick, Picker, Seat, Volumes, place_of};
+use crate::tree::{self, Listing, Pick, Picker, Seat, View, Volumes, place_of};
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
@@ -39,6 +39,10 @@ pub struct Outcome {
     pub why_full: Option<String>,
     /// What could not be read.
     pub unread: Vec<String>,
+    /// Files and folders that were looked at.
+    pub looked_at: u64,
+    /// Why these are all there are, if they are: a walk.
+    pub why_walked: Option<String>,
     /// How long it took.
     pub time: Duration,
     /// How long the last look at the files took.
@@ -58,22 +62,18 @@ pub fn backup(
 ) -> Result<Outcome> {
     let (began, time_start) = (Instant::now(), unix_millis());
     let picker = Picker::new(&group.pick)?;
-    let mut placed = place::judge(None, repo.local_path(), wishes)?;
-    for seat in &seats {
-        let one = place::judge(Some(seat.dev), repo.local_path(), wishes)?;
-        placed.may_freeze &= one.may_freeze;
-        placed.notes.extend(one.notes);
-    }
+    let placed = placed(&seats, repo, wishes)?;
     let wishes = Wishes { freeze: wishes.freeze && placed.may_freeze, ..wishes.clone() };
     let ident = identify(repo, &group.name);
     let lock = repo.lock(&ident.id)?;
-    let (parent, why_full) = match wishes.full {
+    let (mut parent, why_full) = match wishes.full {
         true => (None, Some("asked for".to_owned())),
         false => match Parent::find(repo, &ident.id)? {
             Ok(parent) => (Some(parent), None),
             Err(why) => (None, Some(why)),
         },
     };
+    let nodes = parent.as_mut().map(|parent| std::mem::take(&mut parent.nodes)).unwrap_or_default();
     let new = NewPoint {
         device: ident,
         parent: parent.as_ref().map(Parent::point),
@@ -84,18 +84,47 @@ pub fn backup(
     };
     let mut notes: Vec<String> = placed.notes.into_iter().chain(lock.taken_over().map(Into::into)).collect();
     let writer = repo.begin(&lock, new)?;
-    let mut passes = begin(&picker, &mut seats, parent.as_ref(), writer, How::new(wishes.compression), show)?;
+    let (mut passes, view) =
+        begin(&picker, &mut seats, parent.as_ref(), writer, How::new(wishes.compression), show)?;
     // what is held back now is copied while the file systems live
     picker.bases().iter().filter(|base| base.is_dir()).try_for_each(|base| tree::sync(base))?;
     let suspect = ground(&mut passes, parent.as_ref(), repo, &group.name)?;
     show.begin("files", 0);
-    let first = passes.pass(show)?;
-    let own = wishes.own_folders.iter().cloned().chain(repo.local_path().map(ToOwned::to_owned));
-    let own: Vec<_> = own.filter(|folder| folder.exists()).collect();
-    let rest = passes.come_to_rest(first, &wishes, &own, &mut notes)?;
+    let (rest, looked_at, why_walked) = look(&mut passes, (nodes, view), &wishes, repo, &mut notes)?;
     let (looked, unread) = (rest.listing.took, rest.listing.unread.clone());
     let manifest = publish(passes, (group, repo), rest, suspect, notes)?;
-    Ok(Outcome { manifest, why_full, unread, time: began.elapsed(), looked })
+    Ok(Outcome { manifest, why_full, unread, looked_at, why_walked, time: began.elapsed(), looked })
+}
+
+/// What follows from where the store and our own folders lie.
+fn placed(seats: &[Seated], repo: &Repository, wishes: &Wishes) -> Result<place::Placement> {
+    let mut placed = place::judge(None, repo.local_path(), wishes)?;
+    for seat in seats {
+        let one = place::judge(Some(seat.dev), repo.local_path(), wishes)?;
+        placed.may_freeze &= one.may_freeze;
+        placed.notes.extend(one.notes);
+    }
+    Ok(placed)
+}
+
+/// A glance if that is enough, else a walk; at how many files, and why a walk.
+fn look(
+    passes: &mut Passes<'_>,
+    (nodes, view): (BTreeMap<NodeId, Node>, Result<View, String>),
+    wishes: &Wishes,
+    repo: &Repository,
+    notes: &mut Vec<String>,
+) -> Result<(Rest, u64, Option<String>)> {
+    let own = wishes.own_folders.iter().cloned().chain(repo.local_path().map(ToOwned::to_owned));
+    let own: Vec<_> = own.filter(|folder| folder.exists()).collect();
+    let why = match passes.glance(nodes, view, wishes, &own)? {
+        Ok((rest, looked_at)) => return Ok((rest, looked_at, None)),
+        Err(why) => why,
+    };
+    let first = passes.pass(passes.show)?;
+    let rest = passes.come_to_rest(first, wishes, &own, notes)?;
+    let looked_at = rest.listing.nodes.len() as u64;
+    Ok((rest, looked_at, Some(why)))
 }
 
 /// Nothing is copied yet, nothing is cut.
@@ -106,33 +135,27 @@ fn begin<'a>(
     writer: PointWriter,
     how: How,
     show: &'a dyn Show,
-) -> Result<Passes<'a>> {
+) -> Result<(Passes<'a>, Result<View, String>)> {
     let mut devices = parent.map(|p| p.root.devices.clone()).unwrap_or_default();
-    let (mut numbers, mut places) = (Vec::new(), Vec::new());
-    for seat in seats.iter() {
-        let session = Some(seat.ledger.session().to_owned());
-        let device = CataloguedDevice { id: seat.id.clone(), path: seat.path.display().to_string(), session };
-        let number = place_of(&mut devices, device);
-        if number >= MAX_DEVICES || seat.size > SLOT {
-            let text = format!("{}: too large, or one device too many for a group", seat.path.display());
-            return Err(Error::new(Kind::Unsupported, text));
-        }
-        numbers.push(number);
-        places.push(Seat { dev: seat.dev, number, size: seat.size });
-    }
-    Ok(Passes {
+    let places = places(seats, &mut devices)?;
+    let numbers = places.iter().map(|place| place.number).collect();
+    let mut volumes = Volumes::new(parent.map(Parent::volumes).unwrap_or_default(), places);
+    let view = View::of(picker, &mut volumes);
+    let passes = Passes {
         picker,
+        rules: view.as_ref().ok().map(|view| view.rules),
         copied_upto: vec![0; seats.len()],
         doubt: vec![None; seats.len()],
         seats,
         numbers,
         devices,
-        volumes: Volumes::new(parent.map(Parent::volumes).unwrap_or_default(), places),
+        volumes,
         parent,
         writer,
         how,
         show,
         have: ExtentSet::new(),
+        since: ExtentSet::new(),
         stored: parent.map(|p| p.area.clone()).unwrap_or_default(),
         area: ExtentSet::new(),
         unknown: ExtentSet::new(),
@@ -145,7 +168,23 @@ fn begin<'a>(
         time_cut: 0,
         moved: 0,
         passes: 0,
-    })
+    };
+    Ok((passes, view))
+}
+
+/// Places of the devices in the image; those that are new are added.
+fn places(seats: &[Seated], devices: &mut Vec<CataloguedDevice>) -> Result<Vec<Seat>> {
+    let place = |seat: &Seated| {
+        let session = Some(seat.ledger.session().to_owned());
+        let device = CataloguedDevice { id: seat.id.clone(), path: seat.path.display().to_string(), session };
+        let number = place_of(devices, device);
+        if number >= MAX_DEVICES || seat.size > SLOT {
+            let text = format!("{}: too large, or one device too many for a group", seat.path.display());
+            return Err(Error::new(Kind::Unsupported, text));
+        }
+        Ok(Seat { dev: seat.dev, number, size: seat.size })
+    };
+    seats.iter().map(place).collect()
 }
 
 /// The first cut, and what the parent holds that did not change since; why some of it must be compared.
@@ -162,7 +201,9 @@ fn ground(
         let slot = Extent::new(device_at(*number), SLOT);
         match parent.difference(repo, group, seat)? {
             Ok(changed) => {
-                have = have.union(&parent.area.within(slot).subtract(&in_image(&changed, *number)));
+                let changed = in_image(&changed, *number);
+                passes.since = passes.since.union(&changed);
+                have = have.union(&parent.area.within(slot).subtract(&changed));
             }
             Err(why) => {
                 passes.unknown = passes.unknown.union(&[slot].into_iter().collect());
@@ -221,11 +262,14 @@ const MOST_NAMED: usize = 16;
 
 /// Zeros where files were, then the catalogue.
 fn catalogue(passes: &mut Passes<'_>, group: &Group, listing: &Listing) -> Result<()> {
+    // only what was the same from before the look until now is of it
+    let view = View::of(passes.picker, &mut passes.volumes);
     let root = Root {
         group: group.name.clone(),
         top: listing.top,
         devices: passes.devices.clone(),
         volumes: passes.volumes.list().to_vec(),
+        rules: passes.rules.filter(|rules| view.is_ok_and(|view| view.rules == *rules)),
         pages: Vec::new(),
     };
     let laid = lay_out(&listing.nodes, root, passes.parent.map(|p| &p.root))?;

@@ -5,6 +5,7 @@
 //!   sync ▸ freeze ▸ cut ▸ list ▸ copy ▸ cut: still? ▸ thaw             once more, short
 //!   zeros where files were ▸ catalogue ▸ publish ▸ retire              only then the epochs
 //! ```
+//! An increment of file systems that are fully known looks only at files whose inodes lie in changed blocks (`glance`).
 //! A group has its own start point on each device's tracking, beside those of the devices' own points and of other
 //! groups.
 //!
@@ -13,6 +14,7 @@
 //! of the group are neither read nor stored; what FIEMAP does not vouch for is read through the file.
 
 mod backup;
+mod glance;
 mod image;
 mod parent;
 mod passes;

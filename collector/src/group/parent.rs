@@ -5,16 +5,18 @@ use crate::block::ExtentSet;
 use crate::catalogue::{Catalogue, content};
 use crate::chain::Chain;
 use crate::error::{Kind, Result};
-use crate::format::{DeviceId, NodeId, PointId, Root, THROUGH_AT, Volume};
+use crate::format::{DeviceId, Node, NodeId, PointId, Root, THROUGH_AT, Volume};
 use crate::repository::Repository;
 use crate::seal::Rights;
 use crate::tracker::Base;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// The last point.
 pub(super) struct Parent {
     pub chain: Chain,
     pub root: Root,
+    /// Its files, until somebody takes them.
+    pub nodes: BTreeMap<NodeId, Node>,
     /// What its image holds for files and catalogue.
     pub area: ExtentSet,
     /// Where ranges lie that were read through files.
@@ -63,7 +65,7 @@ impl Parent {
             }
         }
         let area = catalogue.area()?;
-        Ok(Ok(Self { chain, root: catalogue.root, area, ranges }))
+        Ok(Ok(Self { chain, root: catalogue.root, nodes: catalogue.nodes, area, ranges }))
     }
 
     pub fn point(&self) -> PointId {
@@ -103,6 +105,6 @@ impl Parent {
 }
 
 /// Addresses of content that `nodes` name, for those who add to it.
-pub(super) fn area_of<'a>(nodes: impl Iterator<Item = &'a crate::format::Node>) -> ExtentSet {
+pub(super) fn area_of<'a>(nodes: impl Iterator<Item = &'a Node>) -> ExtentSet {
     ExtentSet::from_unsorted(content(nodes).collect())
 }

@@ -32,12 +32,16 @@ pub(super) struct Passes<'a> {
     /// Devices of the catalogue.
     pub devices: Vec<CataloguedDevice>,
     pub volumes: Volumes,
+    /// Of the view before the first look.
+    pub rules: Option<u128>,
     pub parent: Option<&'a Parent>,
     pub writer: PointWriter,
     pub how: How,
     pub show: &'a dyn Show,
     /// What is in the image and current, as far as is known.
     pub have: ExtentSet,
+    /// What changed on devices since the parent's cut.
+    pub since: ExtentSet,
     /// Everything that parent and passes put into the image.
     pub stored: ExtentSet,
     /// What belongs to files now.
@@ -74,6 +78,7 @@ impl Passes<'_> {
             let extents = in_image(&cut.extents, self.numbers[place]);
             still &= cut.quiet || extents.intersect(&self.area).is_empty();
             self.have = self.have.subtract(&extents);
+            self.since = self.since.union(&extents);
             if !cut.suspect.is_empty() && self.doubt[place].is_none() {
                 self.doubt[place] = Some(cut.epoch);
                 self.doubts.extend(cut.suspect);
@@ -87,15 +92,21 @@ impl Passes<'_> {
 
     /// Lists the group and copies what the image lacks. The epochs must have been cut before.
     pub fn pass(&mut self, watch: &dyn Watch) -> Result<Listing> {
-        let began = Instant::now();
         let mut listing = walk(self.picker, &mut self.volumes)?;
         let anew = self.place_ranges(&mut listing)?;
         self.area = area_of(listing.nodes.values());
+        self.fill(&anew, watch)?;
+        Ok(listing)
+    }
+
+    /// Copies what the image lacks of `area`, and `anew` whatever it has.
+    pub fn fill(&mut self, anew: &ExtentSet, watch: &dyn Watch) -> Result<()> {
+        let began = Instant::now();
         let image = image(self.seats, &self.numbers, &self.area, &self.through);
-        let (first, compared) = (self.passes == 0, self.compared(&anew));
+        let (first, compared) = (self.passes == 0, self.compared(anew));
         let rest = self.area.subtract(&self.have).subtract(&compared);
         let mut bytes = 0;
-        if let (true, Some(parent)) = (first, self.parent) {
+        if let (true, Some(parent)) = (first && !compared.is_empty(), self.parent) {
             let pieces = parent.chain.pieces()?;
             bytes += copy::compare(&image, &compared, pieces, &mut self.writer, self.how, watch)?.read;
         } else {
@@ -108,7 +119,7 @@ impl Passes<'_> {
         let wanted = rest.union(&compared);
         drop(image);
         self.copied(wanted, bytes, began);
-        Ok(listing)
+        Ok(())
     }
 
     fn copied(&mut self, wanted: ExtentSet, bytes: u64, began: Instant) {

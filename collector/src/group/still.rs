@@ -55,7 +55,7 @@ impl Passes<'_> {
         self.until_quiet(first)
     }
 
-    fn prepare(&mut self) -> Result<()> {
+    pub(super) fn prepare(&mut self) -> Result<()> {
         self.seats.iter_mut().try_for_each(|seat| seat.ledger.prepare(2))
     }
 

@@ -25,7 +25,7 @@ use crate::block::{Extent, ExtentSet};
 use crate::chain::Chain;
 use crate::copy::Watch;
 use crate::error::{Error, Kind, Result};
-use crate::format::{DeviceId, PointId};
+use crate::format::{DeviceId, Manifest, PointId};
 use crate::repository::Repository;
 use crew::{Crew, Deed, Done};
 use lost::Losses;
@@ -107,6 +107,11 @@ impl<'a> Restore<'a> {
             return Err(Error::new(Kind::Usage, text).hint(hint));
         }
         Ok(Self { repo, chain, partial })
+    }
+
+    /// The point.
+    pub fn point(&self) -> &Manifest {
+        self.chain.top()
     }
 
     /// Bytes of the image.

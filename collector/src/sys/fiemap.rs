@@ -20,8 +20,9 @@ const BATCH: usize = 256;
 
 /// `FS_IOC_GETFLAGS`.
 const GETFLAGS: u64 = 0x8008_6601;
-/// `FS_JOURNAL_DATA_FL`: content may lie in the journal only.
+/// `FS_JOURNAL_DATA_FL`: content may lie in the journal only. `FS_ENCRYPT_FL`: it is encrypted where it lies.
 const JOURNAL_DATA: u32 = 0x4000;
+const ENCRYPTED: u32 = 0x800;
 /// `FS_IOC_FSGETXATTR`.
 const FSGETXATTR: u64 = 0x801c_581f;
 /// `FS_XFLAG_REALTIME`: content lies on another device.
@@ -110,12 +111,13 @@ pub(crate) fn extents(fd: impl AsFd) -> io::Result<Vec<Mapped>> {
     }
 }
 
-/// The file's content may be in its file system's journal only (ext4 `chattr +j`).
-pub(crate) fn is_journalled(fd: impl AsFd) -> bool {
+/// The file's content may be in its file system's journal only (ext4 `chattr +j`), or it is other bytes that lie there
+/// (fscrypt), which the map does not say.
+pub(crate) fn is_kept_otherwise(fd: impl AsFd) -> bool {
     let mut flags = 0u64;
     // SAFETY: GETFLAGS stores an int, although its number says long: eight bytes are room enough.
     let asked = unsafe { ioctl::with(fd, GETFLAGS, &mut flags) };
-    asked.is_ok() && flags as u32 & JOURNAL_DATA != 0
+    asked.is_ok() && flags as u32 & (JOURNAL_DATA | ENCRYPTED) != 0
 }
 
 /// The file's content lies on the realtime device of its XFS.

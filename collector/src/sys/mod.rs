@@ -4,6 +4,7 @@
 //! What must stay true: every `unsafe` block states why it is sound; nothing here knows what a backup is;
 //! nothing writes to a device unless the caller named it as its target.
 
+pub mod alone;
 pub mod bpf;
 pub(crate) mod btrfs;
 pub mod device;

@@ -1,4 +1,4 @@
-//! What is mounted where, as this process sees it (`/proc/self/mountinfo`).
+//! What is mounted where, as this thread sees it (`/proc/thread-self/mountinfo`).
 //!
 //! A mount in another mount namespace is not in the list; nobody may conclude from its absence that a device
 //! is unused. The device number is the super block's (`sb->s_dev`), also where `stat` shows another one (btrfs
@@ -22,11 +22,25 @@ pub struct Mount {
     pub dev: u32,
     /// Where it is mounted.
     pub mountpoint: PathBuf,
+    /// The folder of the file system that is mounted there; `/` unless it is a bind mount or a subvolume.
+    pub root: PathBuf,
     /// File system type, for example `ext4`.
     pub fstype: String,
+    /// All that the kernel says of it.
+    pub line: String,
 }
 
 impl Mount {
+    /// Options of the file system, as the kernel shows them.
+    pub fn super_options(&self) -> &str {
+        self.line.rsplit(' ').next().unwrap_or_default()
+    }
+
+    /// It shows other owners than the file system has.
+    pub fn is_idmapped(&self) -> bool {
+        self.line.split(' ').nth(5).is_some_and(|options| options.split(',').any(|o| o == "idmapped"))
+    }
+
     /// Opens the mount point and makes sure that it is this mount, not one mounted over it.
     ///
     /// # Errors
@@ -50,7 +64,8 @@ impl Mount {
 /// # Errors
 /// If `/proc` is not readable.
 pub fn all() -> Result<Vec<Mount>> {
-    let text = std::fs::read("/proc/self/mountinfo").os_context(|| "read /proc/self/mountinfo".into())?;
+    let path = "/proc/thread-self/mountinfo";
+    let text = std::fs::read(path).os_context(|| format!("read {path}"))?;
     Ok(text.split(|&b| b == b'\n').filter_map(parse).collect())
 }
 
@@ -81,10 +96,13 @@ fn parse(line: &[u8]) -> Option<Mount> {
     text()?;
     let (major, minor) = text()?.split_once(':')?;
     let dev = kernel_dev(major.parse().ok()?, minor.parse().ok()?);
-    let mountpoint = unescape(fields.nth(1)?);
+    let root = unescape(fields.next()?);
+    let mountpoint = unescape(fields.next()?);
     let fstype = fields.skip_while(|f| *f != b"-").nth(1)?;
     let fstype = String::from_utf8_lossy(fstype).into_owned();
-    Some(Mount { id, dev, mountpoint: OsString::from_vec(mountpoint).into(), fstype })
+    let [root, mountpoint] = [root, mountpoint].map(|path| OsString::from_vec(path).into());
+    let line = String::from_utf8_lossy(line).into_owned();
+    Some(Mount { id, dev, mountpoint, root, fstype, line })
 }
 
 /// `\040` and the like to bytes.
@@ -116,6 +134,8 @@ mod tests {
         let mount = parse(line).unwrap();
         assert_eq!((mount.id, mount.dev, mount.fstype.as_str()), (36, 8 << 20 | 300, "ext4"));
         assert_eq!(mount.mountpoint, Path::new(r"/mnt/a b\c"));
+        assert_eq!((mount.root.as_path(), mount.super_options()), (Path::new("/sub"), "rw"));
+        assert!(!mount.is_idmapped());
     }
 
     #[test]

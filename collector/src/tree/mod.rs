@@ -10,13 +10,18 @@
 //! in the listing is one that the file system itself named for exactly these bytes; the walk changes nothing, access
 //! times neither.
 
+mod inodes;
 mod node;
 mod parts;
 mod pick;
+mod renew;
+mod view;
 mod volumes;
 mod walk;
 
 pub use pick::{Pick, Picker};
+pub(crate) use renew::{Known, Renewed, renew};
+pub(crate) use view::{Layout, View};
 pub use volumes::{Seat, Volumes, devices_below, place_of, sync};
 pub use walk::{Listing, walk};
 

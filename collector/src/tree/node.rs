@@ -97,6 +97,7 @@ pub(super) fn describe(id: NodeId, found: &Found, path: &Path) -> Result<Node> {
         target: Text::default(),
         parts: Vec::new(),
         unread: found.closed.map(|e| format!("open: {e}")),
+        outside: false,
     };
     if kind == NodeKind::Symlink {
         let target = rustix::fs::readlink(path, Vec::new());

@@ -18,19 +18,30 @@ pub(super) struct Content {
     pub parts: Vec<Part>,
     /// Ranges to be read through the file: first byte, bytes.
     pub through: Vec<(u64, u64)>,
+    /// Not all of the map is in the inode, as far as can be told.
+    pub outside: bool,
 }
 
-/// Of a file of `size` bytes.
+/// Of a file of `size` bytes that takes `allocated` bytes with everything that belongs to it.
 ///
 /// # Errors
 /// If its holes cannot be told.
-pub(super) fn content(file: &File, size: u64, volume: &Met, path: &Path) -> Result<Content> {
+pub(super) fn content(
+    file: &File,
+    (size, allocated): (u64, u64),
+    volume: &Met,
+    path: &Path,
+) -> Result<Content> {
     if size == 0 {
         return Ok(Content::default());
     }
     let mapped = match volume.way {
         Way::Device { base, size: end } if !elsewhere(file, &volume.kind) => {
-            fiemap::extents(file).ok().map(|extents| placed(&extents, size, (base, end)))
+            fiemap::extents(file).ok().map(|extents| {
+                // blocks of a map count like blocks of content (ext4 `i_blocks`, XFS `di_nblocks`)
+                let outside = allocated != extents.iter().map(|extent| extent.length).sum::<u64>();
+                Content { outside, ..placed(&extents, size, (base, end)) }
+            })
         }
         _ => None,
     };
@@ -38,7 +49,7 @@ pub(super) fn content(file: &File, size: u64, volume: &Met, path: &Path) -> Resu
         Some(content) => content,
         None => {
             let data = data_of(file, size).os_context(|| format!("find the holes of {}", path.display()))?;
-            Content { parts: Vec::new(), through: data }
+            Content { parts: Vec::new(), through: data, outside: true }
         }
     };
     Ok(Content { through: chunked(&content.through), ..content })
@@ -48,7 +59,7 @@ pub(super) fn content(file: &File, size: u64, volume: &Met, path: &Path) -> Resu
 fn elsewhere(file: &File, kind: &str) -> bool {
     match kind {
         "xfs" => fiemap::is_realtime(file),
-        "ext4" | "ext3" => fiemap::is_journalled(file),
+        "ext4" | "ext3" => fiemap::is_kept_otherwise(file),
         _ => false,
     }
 }

@@ -28,6 +28,7 @@ pub struct Picker {
     globs: GlobSet,
     names: GlobSet,
     whole: GlobSet,
+    words: Pick,
 }
 
 impl Picker {
@@ -53,7 +54,18 @@ impl Picker {
             globs: set(pick.globs.iter())?,
             names: set(names.into_iter())?,
             whole: set(whole.into_iter())?,
+            words: pick.clone(),
         })
+    }
+
+    /// As a person said it.
+    pub const fn words(&self) -> &Pick {
+        &self.words
+    }
+
+    /// Whether a file belongs to it follows from its name and its folder alone, not from its whole path.
+    pub fn is_plain(&self) -> bool {
+        self.globs.is_empty() && self.whole.is_empty()
     }
 
     /// Where to begin to look.

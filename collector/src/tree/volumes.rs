@@ -162,7 +162,7 @@ impl Volumes {
         if offset + device.size > seat.size {
             return Err(format!("{} reaches beyond the tracked device", device.path.display()));
         }
-        if options_of(mount).iter().any(|o| o == "data=journal") {
+        if mount.super_options().split(',').any(|o| o == "data=journal") {
             return Err("mounted with data=journal".into());
         }
         Ok(Way::Device { base: device_at(seat.number) + offset, size: device.size })
@@ -206,14 +206,6 @@ impl Met {
     pub fn is_pseudo(&self) -> bool {
         PSEUDO.contains(&self.kind.as_str())
     }
-}
-
-/// Options of a mounted file system, as the kernel shows them.
-fn options_of(mount: &Mount) -> Vec<String> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let ours = |line: &&str| line.split(' ').next() == Some(&mount.id.to_string());
-    let options = table.lines().find(ours).and_then(|line| line.rsplit(' ').next()).unwrap_or_default();
-    options.split(',').map(ToOwned::to_owned).collect()
 }
 
 /// Kernel numbers of the block devices of everything mounted at or below `base`, or that it lies on.

@@ -39,6 +39,15 @@ pub struct Listing {
 }
 
 impl Listing {
+    /// Puts everything in order, at the end.
+    pub fn finish(&mut self) {
+        for node in self.nodes.values_mut() {
+            node.names.sort_unstable();
+            node.names.dedup();
+        }
+        self.through.sort_unstable_by_key(|t| (t.id, t.at));
+    }
+
     /// A path of a node; `None` if it has none.
     pub fn path(&self, id: NodeId) -> Option<PathBuf> {
         let (mut names, mut at) = (Vec::new(), id);
@@ -54,14 +63,18 @@ impl Listing {
     }
 }
 
-struct Walk<'a> {
+pub(super) struct Walk<'a> {
     picker: &'a Picker,
     volumes: &'a mut Volumes,
-    listing: Listing,
+    pub(super) listing: Listing,
     /// Folders on the way to what may be picked, not yet wanted.
     above: HashMap<NodeId, Node>,
     /// Folders still to be looked into: path, node, whether it is picked.
     todo: Vec<(PathBuf, NodeId, bool)>,
+    /// What is listed already is not looked into again.
+    partial: bool,
+    /// What was looked at.
+    pub(super) looked: Vec<NodeId>,
 }
 
 /// Lists what a picker picks.
@@ -70,17 +83,13 @@ struct Walk<'a> {
 /// [`Kind::NotFound`] if nothing of it is there; if a base cannot be reached or leads through a link.
 pub fn walk(picker: &Picker, volumes: &mut Volumes) -> Result<Listing> {
     let began = Instant::now();
-    let mut walk =
-        Walk { picker, volumes, listing: Listing::default(), above: HashMap::new(), todo: Vec::new() };
-    walk.listing.begun = Some(SystemTime::now());
+    let mut walk = Walk::new(picker, volumes, Listing::default());
     let mut missing = Vec::new();
     for base in picker.bases() {
         if !walk.base(base)? {
             missing.push(base.display().to_string());
         }
-        while let Some((path, id, inside)) = walk.todo.pop() {
-            walk.folder(&path, id, inside)?;
-        }
+        walk.drain()?;
     }
     if missing.len() == picker.bases().len() {
         let text = format!("list the files of the group: {} is not there", missing.join(", "));
@@ -88,18 +97,30 @@ pub fn walk(picker: &Picker, volumes: &mut Volumes) -> Result<Listing> {
     }
     let Walk { mut listing, .. } = walk;
     listing.notes.extend(missing.into_iter().map(|path| format!("{path} is not there")));
-    for node in listing.nodes.values_mut() {
-        node.names.sort_unstable();
-        node.names.dedup();
-    }
-    listing.through.sort_unstable_by_key(|t| (t.id, t.at));
+    listing.finish();
     listing.took = began.elapsed();
     Ok(listing)
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
+    /// One that goes on from what is listed already.
+    pub(super) fn new(picker: &'a Picker, volumes: &'a mut Volumes, known: Listing) -> Self {
+        let (partial, begun) = (!known.nodes.is_empty(), Some(SystemTime::now()));
+        let listing = Listing { begun, ..known };
+        let (above, todo, looked) = (HashMap::new(), Vec::new(), Vec::new());
+        Self { picker, volumes, listing, above, todo, partial, looked }
+    }
+
+    /// Looks into all folders that were met.
+    pub(super) fn drain(&mut self) -> Result<()> {
+        while let Some((path, id, inside)) = self.todo.pop() {
+            self.folder(&path, id, inside)?;
+        }
+        Ok(())
+    }
+
     /// Goes down to a base; false if it is not there.
-    fn base(&mut self, base: &Path) -> Result<bool> {
+    pub(super) fn base(&mut self, base: &Path) -> Result<bool> {
         let mut at: Option<NodeId> = None;
         let mut path = PathBuf::from("/");
         let mut parts = base.components().skip(1).peekable();
@@ -157,7 +178,7 @@ impl Walk<'_> {
     }
 
     /// Takes up what a name leads to; `None` if it is gone, or neither wanted nor a way to it.
-    fn meet(
+    pub(super) fn meet(
         &mut self,
         folder: impl AsFd,
         name: impl Arg + Copy,
@@ -171,7 +192,8 @@ impl Walk<'_> {
             return Ok(None);
         }
         let mut id = self.volumes.meet(dev, path)?.id(stat.stx_ino);
-        if !self.listing.nodes.contains_key(&id) && !self.above.contains_key(&id) {
+        let fresh = !self.listing.nodes.contains_key(&id) && !self.above.contains_key(&id);
+        if fresh {
             let Some(found) = Found::open(&folder, name, stat).os_context(what)? else { return Ok(None) };
             let volume = self.volumes.meet(dev_of(&found.stat), path)?;
             if volume.is_pseudo() && path != Path::new("/") {
@@ -193,7 +215,7 @@ impl Walk<'_> {
             self.volumes.hold(dev);
             self.want(id);
         }
-        if is_folder {
+        if is_folder && (fresh || !self.partial) {
             self.todo.push((path.to_owned(), id, picked));
         }
         Ok(Some(id))
@@ -203,14 +225,15 @@ impl Walk<'_> {
     fn take_up(&mut self, id: NodeId, found: &Found, path: &Path, volume: &Met) -> Result<()> {
         let mut node = describe(id, found, path)?;
         if let Some(file) = found.file.as_ref().filter(|_| node.kind == NodeKind::File) {
-            let content = content(file, node.size, volume, path)?;
-            node.parts = content.parts;
+            let content = content(file, (node.size, found.stat.stx_blocks * 512), volume, path)?;
+            (node.parts, node.outside) = (content.parts, content.outside);
             let (changed, through) = (node.changed, content.through.into_iter());
             self.listing.through.extend(through.map(|(at, length)| Through { id, at, length, changed }));
         }
         if let Some(why) = &node.unread {
             self.listing.unread.push(format!("{}: {why}", path.display()));
         }
+        self.looked.push(id);
         self.above.insert(id, node);
         Ok(())
     }

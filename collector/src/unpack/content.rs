@@ -196,8 +196,8 @@ fn share(original: &Aim<'_>, aim: &Aim<'_>) -> Result<u64> {
     Ok(0)
 }
 
-/// Opens a file that was made here: what took its place, a link above all, is not followed.
-fn made_here(options: &mut OpenOptions, path: &Path) -> std::io::Result<File> {
+/// Opens a file that was made here, or is one in a listing: what took its place, a link above all, is not followed.
+pub(super) fn made_here(options: &mut OpenOptions, path: &Path) -> std::io::Result<File> {
     options.custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed()).open(path)
 }
 

@@ -1,4 +1,4 @@
-//! Gives files of a group's point back by name.
+//! Gives files back by name: of a group's point, or through a mount of a device's.
 //!
 //! ```text
 //!   chain ─▶ catalogue ─▶ wanted nodes ─▶ folders ▸ content, by address ▸ shared extents ▸ further names ▸ owners,
@@ -9,14 +9,18 @@
 //! attribute the file system does not know, a file that was not read) is named; success means durable.
 
 mod content;
+mod device;
 mod metadata;
 mod names;
+mod partitions;
+
+pub use device::{DeviceFiles, Wanted};
 
 use crate::catalogue::Catalogue;
 use crate::chain::Chain;
 use crate::copy::Watch;
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::{DeviceId, NodeKind, PointId};
+use crate::format::{DeviceId, Manifest, NodeId, NodeKind, PointId};
 use crate::repository::Repository;
 use names::Names;
 use serde::Serialize;
@@ -80,16 +84,11 @@ impl<'a> Unpack<'a> {
         let names = Names::of(&self.catalogue, paths)?;
         empty(folder)?;
         let mut done = Unpacked { point: self.chain.top().point.to_string(), ..Unpacked::default() };
-        let incomplete = |e: Error| {
-            let text = format!("{} is incomplete: restoring the files failed", folder.display());
-            e.within(text).hint("remove it and try again")
+        let mut content = |made: &[(NodeId, PathBuf)], done: &mut Unpacked| {
+            content::Content::of(&self.catalogue, made).write(self.repo, &self.chain, done, watch)
         };
-        self.fill(&names, folder, &mut done, watch).map_err(incomplete)?;
-        if self.chain.top().is_suspect() {
-            done.warnings.push(format!("the point is suspect: {}", self.chain.top().suspect.join("; ")));
-        }
-        done.sound = done.missing.is_empty() && done.warnings.is_empty();
-        Ok(done)
+        place(&self.catalogue, &names, folder, &mut done, &mut content).map_err(|e| incomplete(folder, e))?;
+        Ok(concluded(self.chain.top(), done))
     }
 
     /// Bytes of content that [`run`](Self::run) writes for these paths.
@@ -101,25 +100,48 @@ impl<'a> Unpack<'a> {
         let parts = names.nodes().filter_map(|id| self.catalogue.nodes.get(&id)).flat_map(|n| &n.parts);
         Ok(parts.map(|part| part.length).fold(0, u64::saturating_add))
     }
+}
 
-    fn fill(&self, names: &Names, folder: &Path, done: &mut Unpacked, watch: &dyn Watch) -> Result<()> {
-        let made = names.make(&self.catalogue, folder, done)?;
-        let content = content::Content::of(&self.catalogue, &made);
-        content.write(self.repo, &self.chain, done, watch)?;
-        names.link_again(&self.catalogue, folder)?;
-        for (id, path) in made.iter().rev() {
-            if let Some(node) = self.catalogue.nodes.get(id) {
-                metadata::apply(node, path, done)?;
-                match node.kind {
-                    NodeKind::File => done.files += 1,
-                    _ => done.others += 1,
-                }
+/// Writes the content of what was made.
+type Fill<'a> = &'a mut dyn FnMut(&[(NodeId, PathBuf)], &mut Unpacked) -> Result<()>;
+
+/// Makes what is wanted in `folder`, has it filled, and gives it everything else it has.
+fn place(
+    catalogue: &Catalogue,
+    names: &Names,
+    folder: &Path,
+    done: &mut Unpacked,
+    fill: Fill<'_>,
+) -> Result<()> {
+    let made = names.make(catalogue, folder, done)?;
+    fill(&made, done)?;
+    names.link_again(catalogue, folder)?;
+    for (id, path) in made.iter().rev() {
+        if let Some(node) = catalogue.nodes.get(id) {
+            metadata::apply(node, path, done)?;
+            match node.kind {
+                NodeKind::File => done.files += 1,
+                _ => done.others += 1,
             }
         }
-        let what = || format!("sync {}", folder.display());
-        let opened = std::fs::File::open(folder).os_context(what)?;
-        rustix::fs::syncfs(&opened).os_context(what)
     }
+    let what = || format!("sync {}", folder.display());
+    let opened = std::fs::File::open(folder).os_context(what)?;
+    rustix::fs::syncfs(&opened).os_context(what)
+}
+
+fn incomplete(folder: &Path, error: Error) -> Error {
+    let text = format!("{} is incomplete: restoring the files failed", folder.display());
+    error.within(text).hint("remove it and try again")
+}
+
+/// What is to be said of it in the end.
+fn concluded(point: &Manifest, mut done: Unpacked) -> Unpacked {
+    if point.is_suspect() {
+        done.warnings.push(format!("the point is suspect: {}", point.suspect.join("; ")));
+    }
+    done.sound = done.missing.is_empty() && done.warnings.is_empty();
+    done
 }
 
 /// Makes the folder, or makes sure that it is empty.

@@ -7,6 +7,7 @@
 
 mod backups;
 mod epochs;
+mod groups;
 mod judged;
 mod notice;
 mod reboots;

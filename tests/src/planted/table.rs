@@ -1,7 +1,7 @@
 //! The one table of all faults.
 
 use super::notice::Notices;
-use super::{backups, epochs, reboots, writes};
+use super::{backups, epochs, groups, reboots, writes};
 use anyhow::Result;
 
 /// A fault, or several that only show together.
@@ -63,6 +63,7 @@ trials! {
     OtherDisk = backups::of_another_disk,
     Restored = backups::restored_to_a_used_disk,
     Files = backups::of_files,
+    Glance = groups::without_a_walk,
     Clean = reboots::clean,
     SavedTwice = reboots::saved_twice,
     Elsewhere = reboots::written_elsewhere,
@@ -148,5 +149,6 @@ pub const FAULTS: &[Fault] = &[
     fault("gap-skipped", "life gap", Trial::BeforeResume, "this kernel wrote before tracking began, and its counters are not asked"),
     fault("fence-skipped", "life save", Trial::AfterSave, "a saved device stays writable, and is written to"),
     fault("record-not-voided", "tracker record", Trial::Crashed, "a saved map is believed a second time"),
+    fault("inode-block-forgotten", "group glance", Trial::Glance, "a changed block of inodes is not looked at"),
     fault("audit-skips", "audit", Trial::Doubt, "the audit skips what it should compare"),
 ];

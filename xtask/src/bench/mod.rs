@@ -11,6 +11,7 @@ mod daemon;
 mod document;
 mod fio;
 mod full;
+mod groups;
 mod growth;
 mod incremental;
 mod interleaved;
@@ -62,6 +63,11 @@ const BENCHMARKS: [Benchmark; 7] = [
         name: "restore",
         about: "a restore and a check against the machine's limits and qemu-img convert back to raw",
         run: restore::run,
+    },
+    Benchmark {
+        name: "groups",
+        about: "an increment of a million files in which nothing changed, against restic and tar",
+        run: groups::run,
     },
     Benchmark { name: "chains", about: "restoring points of chains of 1 to 1,000", run: chains::run },
     Benchmark {

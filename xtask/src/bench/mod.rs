@@ -43,7 +43,7 @@ impl Benchmark {
     }
 }
 
-const BENCHMARKS: [Benchmark; 7] = [
+const BENCHMARKS: [Benchmark; 8] = [
     Benchmark {
         name: "track",
         about: "the price of tracking: time in the programs, rates and latencies, memory, cuts, other ways",

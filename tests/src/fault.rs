@@ -1,7 +1,7 @@
 //! Faults: the program's failpoints, and damage to stored files.
 
 use crate::random::Random;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,36 @@ pub fn failpoints() -> Result<Vec<String>> {
     }
     names.sort();
     names.dedup();
+    Ok(names)
+}
+
+/// Those that a backup may meet: the others' verbs have tests of their own (reboot, resize, migrate, encryption,
+/// store::pruning, store::parity). Without those that begin with one of `but`.
+pub fn on_the_way_of_a_backup(but: &[&str]) -> Result<Vec<String>> {
+    let others = [
+        "epoch.resize.",
+        "migrate.",
+        "record.",
+        "repo.config.",
+        "repo.copy.",
+        "repo.keys.",
+        "repo.map.",
+        "repo.mend.",
+        "repo.orphans.",
+        "repo.read.",
+        "repo.spare.",
+        "repo.superseded.",
+        "repo.sweep.",
+        "repo.tombstone.",
+        "resume.",
+        "run.",
+        "save.",
+        "start.",
+        "track.",
+    ];
+    let mut names = failpoints()?;
+    names.retain(|name| !others.iter().chain(but).any(|other| name.starts_with(other)));
+    ensure!(names.len() > 5, "only these failpoints in the source: {names:?}");
     Ok(names)
 }
 

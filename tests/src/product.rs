@@ -8,12 +8,13 @@ use crate::device::put;
 use crate::host::run;
 use crate::raw::die_with_us;
 use crate::scratch::Scratch;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 /// The binary under test.
 pub fn binary() -> Result<PathBuf> {
@@ -138,6 +139,27 @@ impl Home {
         serde_json::from_str(&ended.out).with_context(|| format!("{command:?} printed {:?}", ended.out))
     }
 
+    /// Starts it, and comes back when it has stopped at a failpoint; [`Ended::after_stop`] lets it go on.
+    pub fn stopped_at<S: AsRef<OsStr>>(
+        &self,
+        failpoint: &str,
+        words: impl IntoIterator<Item = S>,
+    ) -> Result<Child> {
+        let mut command = self.command(words)?;
+        let child = command.env("BLKDELTA_FAILPOINT", format!("{failpoint}=stop")).spawn()?;
+        let stat = format!("/proc/{}/stat", child.id());
+        let began = Instant::now();
+        let stopped = || {
+            std::fs::read_to_string(&stat)
+                .is_ok_and(|s| s.rsplit(')').next().is_some_and(|s| s.starts_with(" T")))
+        };
+        while !stopped() {
+            ensure!(began.elapsed() < Duration::from_secs(60), "it never came to {failpoint}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(child)
+    }
+
     /// Starts it and leaves it running.
     pub fn start<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Result<Child> {
         self.command(words)?.spawn().context("start blkdelta")
@@ -147,7 +169,16 @@ impl Home {
 impl Ended {
     /// Runs `command` to its end.
     pub fn of(command: &mut Command) -> Result<Self> {
-        let output = command.output().with_context(|| format!("run {command:?}"))?;
+        Self::with(command.output().with_context(|| format!("run {command:?}"))?)
+    }
+
+    /// Lets a run that was stopped at a failpoint go on to its end.
+    pub fn after_stop(child: Child) -> Result<Self> {
+        run("kill", ["-CONT", &child.id().to_string()])?;
+        Self::with(child.wait_with_output()?)
+    }
+
+    fn with(output: Output) -> Result<Self> {
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         Ok(Self {
             code: output.status.code(),

@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tests::daemon::Scene;
-use tests::device::{Loop, O_DIRECT, open_with, put};
+use tests::device::{Loop, Mounted, O_DIRECT, open_with, put};
+use tests::files::KINDS;
 use tests::host::{self, run, say};
 use tests::image::{Aligned, fill};
+use tests::product::Ended;
 use tests::random::Random;
 use tests::skip_if;
 
@@ -152,6 +154,95 @@ fn a_device_that_vanishes_holds_up_no_other_and_comes_back() -> Result<()> {
     scene.stop_jobs()?;
     scene.ensure_restores(back.path())?;
     scene.stop()
+}
+
+/// A run looks whether the repository is there, and opens it: in between it may be unmounted or moved.
+#[test]
+fn a_repository_that_vanishes_when_a_run_has_just_seen_it_is_not_made_anew() -> Result<()> {
+    const NAME: &str = "daemon::a_repository_that_vanishes_when_a_run_has_just_seen_it_is_not_made_anew";
+    skip_if!(host::no_tracking(), NAME);
+    let scene = Scene::new("daemon-vanish")?;
+    let disk = Loop::new(&scene.scratch, "disk", 8 << 20)?;
+    let files = scene.scratch.fresh("files");
+    std::fs::create_dir(&files)?;
+    put(&files.join("file"), b"content")?;
+    let group = format!("[group.g]\npaths = [{files:?}]\n[job.files]\ngroup = \"g\"\nrepository = \"r\"\n");
+    scene.configure(&[disk.path()], &group, "")?;
+    let away = scene.repo.with_extension("away");
+    for job in ["job0", "files"] {
+        scene.home.ok(["run", job])?;
+        let child = scene.home.stopped_at("run.known", ["run", job])?;
+        rename(&scene.repo, &away)?;
+        let ended = Ended::after_stop(child)?.expect(1, job)?;
+        ensure!(!scene.repo.exists(), "{job}: something was made where the repository was: {ended}");
+        rename(&away, &scene.repo)?;
+        let report = scene.home.json(["run", job])?;
+        ensure!(report["kind"] == "incremental", "{job}: {report}");
+    }
+    Ok(())
+}
+
+/// A host with a write key, another repository with a passphrase: neither is in the environment.
+#[test]
+fn jobs_open_encrypted_repositories_with_the_keys_of_the_configuration() -> Result<()> {
+    const NAME: &str = "daemon::jobs_open_encrypted_repositories_with_the_keys_of_the_configuration";
+    skip_if!(host::no_tracking(), NAME);
+    let mut scene = Scene::new("daemon-keys")?;
+    let disk = Loop::new(&scene.scratch, "disk", 8 << 20)?;
+    let [owner, write, words] = ["owner", "write", "words"].map(|name| scene.scratch.fresh(name));
+    let [owner, write] = [owner, write].map(|path| path.display().to_string());
+    put(&words, b"open sesame\n")?;
+    run("chmod", ["600".as_ref(), words.as_os_str()])?;
+    let public = scene.home.ok(["key", "generate", &owner])?;
+    let [keyed, worded] = ["keyed", "worded"].map(|name| scene.scratch.fresh(name).display().to_string());
+    scene.home.ok(["init", &keyed, "--recipient", public.trim(), "--write-key", &write])?;
+    scene.home.ok(["init", &worded, "--encrypt", "--passphrase-file", &words.display().to_string()])?;
+    let text = format!(
+        "[repository.keyed]\nlocation = {keyed:?}\nkey_file = {write:?}\n\
+         [repository.worded]\nlocation = {worded:?}\npassphrase_file = {words:?}\n\
+         [device.d]\npath = {:?}\n\
+         [job.keyed]\ndevice = \"d\"\nrepository = \"keyed\"\nevery = \"1s\"\n\
+         [job.worded]\ndevice = \"d\"\nrepository = \"worded\"\nevery = \"1s\"\n",
+        disk.path()
+    );
+    put(&scene.home.path().join("config.toml"), text.as_bytes())?;
+    for job in ["keyed", "worded"] {
+        let report = scene.home.json(["run", job])?;
+        ensure!(report["result"] == "ok", "{job}: {report}");
+    }
+    scene.start()?;
+    scene.successes(&["keyed", "worded"], 1)?;
+    scene.stop()
+}
+
+/// A group lies on a device: their jobs are never at work at the same time, and neither fails for that.
+#[test]
+fn jobs_of_a_device_and_of_a_group_on_it_wait_for_each_other() -> Result<()> {
+    const NAME: &str = "daemon::jobs_of_a_device_and_of_a_group_on_it_wait_for_each_other";
+    skip_if!(host::no_tracking(), NAME);
+    skip_if!(host::no_filesystem("ext4"), NAME);
+    let scene = Scene::new("daemon-waits")?;
+    let disk = Loop::new(&scene.scratch, "disk", 32 << 20)?;
+    KINDS[0].make(disk.path())?;
+    let mounted = Mounted::new(&scene.scratch, disk.path(), "")?;
+    let folder = mounted.point().join("files");
+    std::fs::create_dir(&folder)?;
+    put(&folder.join("file"), b"content")?;
+    let group = format!("[group.g]\npaths = [{folder:?}]\n[job.files]\ngroup = \"g\"\nrepository = \"r\"\n");
+    scene.configure(&[disk.path()], &group, "")?;
+    scene.home.ok(["run", "job0"])?;
+    scene.home.ok(["run", "files"])?;
+    for (first, second) in [("job0", "files"), ("files", "job0")] {
+        // the first one holds the device
+        let step = if first == "files" { "group.after-cut" } else { "job.after-cut" };
+        let stopped = scene.home.stopped_at(step, ["run", first])?;
+        let mut waiting = scene.home.start(["run", second])?;
+        std::thread::sleep(Duration::from_millis(500));
+        ensure!(waiting.try_wait()?.is_none(), "{second} did not wait");
+        Ended::after_stop(stopped)?.expect(0, first)?;
+        Ended::after_stop(waiting)?.expect(0, second)?;
+    }
+    Ok(())
 }
 
 /// What systemd wants to hear of a service of `Type=notify` with a watchdog.

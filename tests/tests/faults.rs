@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
 use tests::device::{Loop, Mounted, O_DIRECT, Zram, open_with, put};
-use tests::fault::failpoints;
+use tests::fault::{failpoints, on_the_way_of_a_backup};
 use tests::files::{self, KINDS};
 use tests::image::{Aligned, Image, fill};
 use tests::protected::{Protected, ensure_same};
@@ -51,28 +51,7 @@ fn the_copier_dies_at_every_step_of_an_encrypted_backup() -> Result<()> {
 
 fn dies_at_every_step(name: &str, care: &Protected<'_>, but: &[&str], random: &mut Random) -> Result<()> {
     care.backup(&[])?;
-    // those of other verbs have tests of their own: reboot, resize, migrate, encryption, store::pruning, store::parity
-    let others = [
-        "epoch.resize.",
-        "migrate.",
-        "record.",
-        "repo.config.",
-        "repo.copy.",
-        "repo.keys.",
-        "repo.map.",
-        "repo.mend.",
-        "repo.orphans.",
-        "repo.read.",
-        "repo.spare.",
-        "repo.superseded.",
-        "repo.sweep.",
-        "repo.tombstone.",
-    ];
-    let others = others.into_iter().chain(["resume.", "save.", "start.", "track."]);
-    let others: Vec<&str> = others.chain(but.iter().copied()).collect();
-    let mut names = failpoints()?;
-    names.retain(|name| !others.iter().any(|other| name.starts_with(other)));
-    ensure!(names.len() > 5, "only these failpoints in the source: {names:?}");
+    let names = on_the_way_of_a_backup(but)?;
     let mut never = names.clone();
     for name in &names {
         let kill = (format!("{name}=kill"), format!("{name}=error"), format!("{name}=kill@2"));

@@ -139,18 +139,7 @@ fn a_store_that_vanishes_in_the_middle_keeps_the_bits() -> Result<()> {
 
 /// A backup that waits at a step until the store is gone.
 fn vanish(care: &Protected<'_>, memory: &Memory, going: Going, step: &str, aside: &Path) -> Result<Ended> {
-    let mut command = care.home.command(care.backup_words(&[]))?;
-    let child = command.env("BLKDELTA_FAILPOINT", format!("{step}=stop")).spawn()?;
-    let stat = format!("/proc/{}/stat", child.id());
-    let began = Instant::now();
-    let stopped = || {
-        std::fs::read_to_string(&stat)
-            .is_ok_and(|s| s.rsplit(')').next().is_some_and(|s| s.starts_with(" T")))
-    };
-    while !stopped() {
-        ensure!(began.elapsed() < Duration::from_secs(60), "it never came to {step}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    let child = care.home.stopped_at(step, care.backup_words(&[]))?;
     match going {
         Going::Unmounted => drop(host::run("umount", ["-l".as_ref(), memory.0.as_os_str()])?),
         Going::Removed => drop(host::run("mv", [&care.repo, &aside.to_path_buf()])?),
@@ -159,10 +148,7 @@ fn vanish(care: &Protected<'_>, memory: &Memory, going: Going, step: &str, aside
             std::fs::create_dir(&care.repo)?;
         }
     }
-    host::run("kill", ["-CONT", &child.id().to_string()])?;
-    let output = child.wait_with_output()?;
-    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    Ok(Ended { code: output.status.code(), signal: None, out: text(output.stdout), err: text(output.stderr) })
+    Ended::after_stop(child)
 }
 
 /// The store is back, as far as there is something left of it.

@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use std::path::Path;
-use tests::device::{Loop, Mounted};
+use tests::device::{Loop, Mounted, put};
 use tests::fault::files_below;
 use tests::image::{Image, fill};
 use tests::protected::Protected;
@@ -130,7 +130,7 @@ fn what_a_group_stored_comes_back() -> Result<()> {
     let mut now = Vec::new();
     for round in 0..3 {
         now = random.bytes(1 << 20);
-        std::fs::write(&file, &now)?;
+        put(&file, &now)?;
         let path = file.display().to_string();
         let words = ["group", "backup", "--name", "g", "--path", &path, "--repo", &repo];
         care.home.ok(words.into_iter().chain(["--parity", "2%", "--merge-every", "1"]))?;

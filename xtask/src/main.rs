@@ -64,13 +64,18 @@ enum Verb {
     /// Run everything that proves the product, and count it
     Test {
         /// Only the long run: randomised writes over kinds of devices and ways of writing
-        #[arg(long, conflicts_with = "filter")]
+        #[arg(long, group = "seeded", conflicts_with = "filter")]
         long: bool,
         /// For how long
         #[arg(long, requires = "long", default_value_t = 25)]
         minutes: u64,
+        /// Only the soak, as root: daemon, databases and writers on four disks, kills and stores cut off at random for so long
+        /// (20m); then every listed point is proved
+        #[arg(long, group = "seeded", conflicts_with_all = ["filter", "faults"], value_name = "TIME", num_args = 0..=1,
+            default_missing_value = "20m", value_parser = test::time)]
+        soak: Option<std::time::Duration>,
         /// Repeat the run of this seed
-        #[arg(long, requires = "long")]
+        #[arg(long, requires = "seeded")]
         seed: Option<u64>,
         /// Only the faults planted on purpose: each must be noticed; a table says by which check
         #[arg(long, conflicts_with = "long")]
@@ -165,6 +170,7 @@ fn act(verb: Verb) -> Result<()> {
         Verb::Lint => lint::lint(ws),
         Verb::Tidy => tidy::tidy(ws),
         Verb::Test { long: true, minutes, seed, .. } => test::long(ws, minutes, seed),
+        Verb::Test { soak: Some(time), seed, .. } => test::soak(ws, time, seed),
         Verb::Test { faults: true, filter, .. } => test::faults(ws, filter.as_deref()),
         Verb::Test { filter, .. } => test::test(ws, filter.as_deref()),
         Verb::Fuzz { seconds, target } => fuzz::fuzz(ws, seconds, target.as_deref()),

@@ -306,6 +306,9 @@ pub struct Making {
     /// fails if the changes since then are not kept, see `keep-since`
     #[arg(long, value_name = "POINT")]
     pub since: Option<Since>,
+    /// There is a repository, as earlier runs know: none is made, also if it vanishes at this moment
+    #[arg(skip)]
+    pub known: bool,
 }
 
 /// `backup`.

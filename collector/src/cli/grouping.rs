@@ -161,6 +161,8 @@ pub struct How<'a> {
     pub devices: &'a [PathBuf],
     /// It is no error if none is tracked.
     pub untracked: bool,
+    /// There is a repository, as earlier runs know: none is made.
+    pub known: bool,
 }
 
 fn asked(args: &Backup, bar: &Bar) -> Result<Outcome> {
@@ -179,6 +181,7 @@ fn asked(args: &Backup, bar: &Bar) -> Result<Outcome> {
         parity: args.parity,
         devices: &args.devices,
         untracked: args.untracked,
+        known: false,
     };
     make(&Subject { name: args.name.clone(), pick }, &how, &wishes, bar)
 }
@@ -199,7 +202,7 @@ pub fn make(subject: &Subject, how: &How<'_>, wishes: &Wishes, show: &dyn Show) 
     for seat in &seats {
         job::place::judge(Some(seat.dev), Location::parse(how.repo)?.folder(), &wishes)?;
     }
-    let repo = Repository::open_or_create_with_parity(how.repo, how.parity)?;
+    let repo = super::making::repository(how.repo, how.known, how.parity)?;
     let outcome = group::backup(subject, seats, &repo, &wishes, show)?;
     afterwards::follow(&repo, &outcome.manifest, how.merge_every, how.parity);
     Ok(outcome)

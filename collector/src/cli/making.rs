@@ -8,7 +8,8 @@ use super::output::{self, Ending, print, print_json, print_json_line, say};
 use super::progress::{Bar, stop_flag};
 use super::show::{bytes, duration, time};
 use crate::epoch::Epochs;
-use crate::format::Manifest;
+use crate::error::Error;
+use crate::format::{Manifest, ParityShare};
 use crate::job::{self, DeviceSurvey, Outcome, Show, Subject, Wishes};
 use crate::repository::{Location, Repository};
 use crate::source::LiveDevice;
@@ -77,6 +78,15 @@ fn round(args: &Watch, live: Option<&Watcher>, failed: &AtomicU64, suspect: &Ato
     }
 }
 
+/// Where the points go; made where there is none, unless it is known that there was one a moment ago.
+pub(super) fn repository(
+    location: &str,
+    known: bool,
+    parity: Option<ParityShare>,
+) -> Result<Repository, Error> {
+    if known { Repository::open(location) } else { Repository::open_or_create_with_parity(location, parity) }
+}
+
 /// Makes a point.
 pub(super) fn make(args: &Making, full: bool, show: &dyn Show) -> Result<Outcome> {
     let device = BlockDevice::open(&args.device)?;
@@ -98,7 +108,7 @@ pub(super) fn make(args: &Making, full: bool, show: &dyn Show) -> Result<Outcome
         diagnostics.print();
     }
     let source = LiveDevice::open(&args.device)?;
-    let repo = Repository::open_or_create_with_parity(&args.repo, args.parity)?;
+    let repo = repository(&args.repo, args.known, args.parity)?;
     let subject = Subject {
         ident: job::identify_in(&repo, &device),
         number: Some(device.dev),

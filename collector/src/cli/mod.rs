@@ -76,7 +76,10 @@ fn log_to(daemon: bool) {
 
 fn run(cli: Cli) -> Result<Ending> {
     let source = unlock::Source::new(cli.unlock);
-    crate::repository::choose_keys(Box::new(source.clone()));
+    if !matches!(cli.verb, Verb::Run(_)) {
+        // the repository of a job may have keys of its own: `run` chooses when it knows them
+        crate::repository::choose_keys(Box::new(source.clone()));
+    }
     cli.reach.choose();
     if cli.verb.looks_at_the_kernel() {
         // what an older version left in the kernel is taken over before anybody looks at it

@@ -26,7 +26,7 @@ use crate::job::{self, Hook, Show, Wishes, Yielding};
 use crate::life;
 use crate::repository::{Access, Repository};
 use crate::sys::device::BlockDevice;
-use crate::sys::publish;
+use crate::sys::{failpoint, publish};
 use crate::tracker::{self, Places, now_ms};
 use crate::tree::Pick;
 use anyhow::Result;
@@ -142,6 +142,8 @@ fn reach(task: &Task<'_>, source: &Source) {
     let table = task.repository;
     if let Some(unlock) = key_of(table) {
         crate::repository::choose_keys(Box::new(source.with(unlock)));
+    } else {
+        crate::repository::choose_keys(Box::new(source.clone()));
     }
     let rate = task.job.bandwidth.as_ref().or(table.bandwidth.as_ref());
     let access = access_to(table);
@@ -227,7 +229,7 @@ impl Task<'_> {
         report: &mut Report,
     ) -> Result<DeviceId> {
         let bar = Bar::new(Arc::clone(stop));
-        self.ensure_known()?;
+        let known = self.is_known()?;
         let pick =
             Pick { paths: table.paths.clone(), globs: table.globs.clone(), excludes: table.excludes.clone() };
         let subject = group::Group { name: name.to_owned(), pick };
@@ -237,6 +239,7 @@ impl Task<'_> {
             parity: None,
             devices: &[],
             untracked: true,
+            known,
         };
         let compression = *self.job.compression;
         let wishes = Wishes { full: self.full, compression, ..Wishes::default() };
@@ -274,8 +277,8 @@ impl Task<'_> {
             latency: table.write_latency.as_ref().map(|time| **time),
         };
         let show = Yielding::new(&bar, disk, budget);
-        self.ensure_known()?;
-        let outcome = making::make(&self.making(table, path), self.full, &show)?;
+        let making = Making { known: self.is_known()?, ..self.making(table, path) };
+        let outcome = making::make(&making, self.full, &show)?;
         bar.clear();
         let m = &outcome.manifest;
         fill(report, m, outcome.why_full.as_ref());
@@ -285,13 +288,14 @@ impl Task<'_> {
         Ok(m.device.id.clone())
     }
 
-    /// A repository that was there once is never made anew: a file system may only not be mounted.
-    fn ensure_known(&self) -> Result<(), Error> {
+    /// A repository that was there once is never made anew: a file system may only not be mounted. True if it was, and is
+    /// there now; by the time it is opened again it may be gone.
+    fn is_known(&self) -> Result<bool, Error> {
         let (note, location) = (self.note_file(), &self.repository.location);
         let text = std::fs::read_to_string(&note).unwrap_or_default();
-        let Some((known, uuid)) = text.trim_end().split_once('\n') else { return Ok(()) };
+        let Some((known, uuid)) = text.trim_end().split_once('\n') else { return Ok(false) };
         if known != location {
-            return Ok(());
+            return Ok(false);
         }
         let hint = format!(
             "is its file system mounted? a new one is made only where there never was one; to begin anew remove {}",
@@ -299,7 +303,7 @@ impl Task<'_> {
         );
         let what = format!("find the repository of the runs before at {location}");
         match Repository::open(location) {
-            Ok(repo) if repo.uuid().to_string() == uuid => Ok(()),
+            Ok(repo) if repo.uuid().to_string() == uuid => failpoint("run.known").map(|()| true),
             Ok(_) => Err(Error::new(Kind::Unsupported, format!("{what}: another one is there")).hint(hint)),
             Err(error) if error.kind() == Kind::NotFound => Err(error.within(what).hint(hint)),
             Err(error) => Err(error.within(what)),
@@ -336,6 +340,7 @@ impl Task<'_> {
             // as the repository says
             parity: None,
             since: self.job.since.as_ref().map(|since| **since),
+            known: false,
         }
     }
 

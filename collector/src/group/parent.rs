@@ -7,6 +7,7 @@ use crate::chain::Chain;
 use crate::error::{Kind, Result};
 use crate::format::{DeviceId, Node, NodeId, PointId, Root, THROUGH_AT, Volume};
 use crate::repository::Repository;
+use crate::seal::Rights;
 use crate::tracker::Base;
 use std::collections::{BTreeMap, HashMap};
 
@@ -33,6 +34,12 @@ impl Parent {
         else {
             return Ok(Err("first of the group in this repository".into()));
         };
+        if repo.rights() == Some(Rights::Writer) {
+            // the list of files is content: what the group was is not known to who cannot read
+            return Ok(Err(
+                "the key of this host can write points and not read the last one's list of files".into(),
+            ));
+        }
         let read = || {
             let chain = Chain::resolve(repo, device, point.id)?;
             let catalogue = Catalogue::read(repo, &chain)?;

@@ -7,7 +7,9 @@
 mod bed;
 mod chains;
 mod crash;
+mod daemon;
 mod document;
+mod fio;
 mod full;
 mod groups;
 mod growth;
@@ -41,7 +43,7 @@ impl Benchmark {
     }
 }
 
-const BENCHMARKS: [Benchmark; 7] = [
+const BENCHMARKS: [Benchmark; 8] = [
     Benchmark {
         name: "track",
         about: "the price of tracking: time in the programs, rates and latencies, memory, cuts, other ways",
@@ -72,6 +74,11 @@ const BENCHMARKS: [Benchmark; 7] = [
         name: "growth",
         about: "indexes of devices of 10 GiB to 10 TiB, and a merge of 30 increments",
         run: growth::run,
+    },
+    Benchmark {
+        name: "daemon",
+        about: "what a daemon with an increment every 10 s costs at 1,000 writes a second: processor, memory, writes",
+        run: daemon::run,
     },
 ];
 

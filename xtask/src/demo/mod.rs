@@ -9,7 +9,6 @@
 //! byte of difference in a used area, or a file system that is not clean, and the exit code is not 0; whatever
 //! was made is removed, also after Ctrl-C.
 
-mod proof;
 mod report;
 mod stage;
 mod tree;
@@ -18,7 +17,7 @@ mod writer;
 use crate::build::build;
 use crate::rig::process::{self, go_on};
 use crate::rig::product::{KernelStats, Program, cost, utf8};
-use crate::rig::{need_root, scratch::Scratch};
+use crate::rig::{need_root, proof, scratch::Scratch};
 use crate::setup::packages;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail};

@@ -16,11 +16,21 @@ pub struct Loop {
 impl Loop {
     /// On the file `backing`; past the page cache of the file system below if that can do it.
     pub fn on(backing: &Path) -> Result<Self> {
+        Self::attach(backing, "--direct-io=on")
+    }
+
+    /// On a file that shares its blocks with another one. Past the page cache XFS takes such a file in whole blocks only
+    /// (`xfs_report_dioalign`, fs/xfs/xfs_iops.c, 6.18), so the device would have larger sectors than the disk it is a copy of.
+    pub fn on_copy(backing: &Path) -> Result<Self> {
+        Self::attach(backing, "--direct-io=off")
+    }
+
+    fn attach(backing: &Path, how: &str) -> Result<Self> {
         let mut last = None;
         // two processes can be given the same free number; the loser tries again
         for _ in 0..20 {
             let mut losetup = Command::new("losetup");
-            losetup.args(["--find", "--show", "--direct-io=on"]).arg(backing);
+            losetup.args(["--find", "--show", how]).arg(backing);
             match text(&mut losetup) {
                 Ok(path) => return Ok(Self { path: path.trim().into() }),
                 Err(error) => last = Some(error),

@@ -1,4 +1,4 @@
-//! What the demonstration and the benchmarks play with: a folder, devices and mounts of their own, the product
+//! What the demonstration, the soak and the benchmarks play with: a folder, devices and mounts of their own, the product
 //! in a home of its own, and programs run under the stop button with their time and memory taken.
 //!
 //! What must stay true: no device is touched that was not made here, and whatever was made goes with its guard;
@@ -8,8 +8,10 @@ pub mod device;
 pub mod figures;
 pub mod process;
 pub mod product;
+pub mod proof;
 pub mod random;
 pub mod scratch;
+pub mod service;
 
 use crate::command::is_root;
 use anyhow::{Result, bail};

@@ -94,11 +94,17 @@ pub fn watch(command: &mut Command) -> Result<Ran> {
 /// Processor time of all children that ended, in seconds; 0 if the kernel does not tell.
 fn children_cpu() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // after the name, which may hold anything: cutime and cstime are the fields 16 and 17 of proc(5)
+    ticks(&stat, 13, 2) / HERTZ
+}
+
+/// USER_HZ is 100 on every architecture that can run this.
+const HERTZ: f64 = 100.0;
+
+/// The sum of some of the four times in a line of proc(5): utime, stime, cutime and cstime are its fields 14 to 17, the
+/// places 11 to 14 after the name, which may hold anything.
+fn ticks(stat: &str, skip: usize, take: usize) -> f64 {
     let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
-    let ticks: f64 = fields.skip(13).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum();
-    // USER_HZ is 100 on every architecture that can run this
-    ticks / 100.0
+    fields.skip(skip).take(take).filter_map(|ticks| ticks.parse::<f64>().ok()).sum()
 }
 
 fn reader(stream: Option<impl Read + Send + 'static>) -> JoinHandle<String> {
@@ -112,8 +118,23 @@ fn reader(stream: Option<impl Read + Send + 'static>) -> JoinHandle<String> {
     })
 }
 
+/// Processor time of a process and of its children that ended, in seconds, in hundredths.
+pub fn cpu_of(pid: u32) -> Result<f64> {
+    let path = format!("/proc/{pid}/stat");
+    let stat = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    Ok(ticks(&stat, 11, 4) / HERTZ)
+}
+
+/// Processes that this one started.
+pub fn children_of(pid: u32) -> Vec<u32> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lists = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+    let pids = |list: String| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>();
+    lists.flat_map(pids).collect()
+}
+
 /// Most memory of a running process, as the kernel keeps it.
-fn peak_of(pid: u32) -> Option<u64> {
+pub fn peak_of(pid: u32) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? << 10)
@@ -132,5 +153,26 @@ fn end(child: &mut Child) {
             return;
         }
         std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_found_behind_any_name() {
+        let stat = "7 (a) b (c) S 1 2 3 4 5 6 7 8 9 10 100 20 3 4 20 0 1 0 5";
+        assert_eq!((ticks(stat, 11, 4), ticks(stat, 13, 2)), (127.0, 7.0));
+        assert!(cpu_of(std::process::id()).unwrap() >= 0.0);
+    }
+
+    #[test]
+    fn children_are_found() {
+        let mut child = Command::new("sleep").arg("600").spawn().unwrap();
+        let found = children_of(std::process::id());
+        assert!(found.contains(&child.id()), "{found:?}");
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 }

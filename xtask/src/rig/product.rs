@@ -13,12 +13,18 @@ use std::process::{Command, Stdio};
 pub struct Product {
     program: PathBuf,
     home: PathBuf,
+    environment: Vec<(String, String)>,
 }
 
 impl Product {
     /// A new home in the scratch folder, with which its pins go.
     pub fn new(program: PathBuf, scratch: &Scratch) -> Result<Self> {
-        Ok(Self { program, home: scratch.folder("home")? })
+        Ok(Self { program, home: scratch.folder("home")?, environment: Vec::new() })
+    }
+
+    /// With these in the environment of every run.
+    pub fn set(&mut self, variables: &[(&str, &str)]) {
+        self.environment.extend(variables.iter().map(|(name, value)| ((*name).into(), (*value).into())));
     }
 
     /// Its home.
@@ -30,6 +36,7 @@ impl Product {
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command.args(words).env("BLKDELTA_HOME", &self.home).stdin(Stdio::null());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 

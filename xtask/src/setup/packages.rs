@@ -30,6 +30,13 @@ pub const VM: &[Package] = &[
     Package { name: "xz-utils", program: "xz" },
 ];
 
+/// For `test --soak` besides. Debian puts PostgreSQL's own programs under `/usr/lib/postgresql`, its wrappers on the PATH.
+pub const SOAK: &[Package] = &[
+    Package { name: "sqlite3", program: "sqlite3" },
+    Package { name: "postgresql", program: "pg_lsclusters" },
+    Package { name: "coreutils", program: "stdbuf" },
+];
+
 /// For `bench` besides.
 pub const BENCH: &[Package] = &[
     Package { name: "restic", program: "restic" },

@@ -6,6 +6,7 @@
 use crate::command::{quiet, say, which};
 use crate::workspace::Workspace;
 use anyhow::{Context, Result};
+use std::path::PathBuf;
 use std::process::Command;
 
 /// moto's server wants flask and flask-cors; its own list for that would bring sympy and docker along.
@@ -17,6 +18,12 @@ pub fn ensure(ws: &Workspace) {
     if let Err(error) = install(ws) {
         say(format!("no servers for the tests of S3 and WebDAV, going on without: {error:#}"));
     }
+}
+
+/// One of them; an error where it could not be installed.
+pub fn program(ws: &Workspace, name: &str) -> Result<PathBuf> {
+    let path = ws.target.join("servers/bin").join(name);
+    path.is_file().then_some(path).with_context(|| format!("there is no {name} below the target folder"))
 }
 
 fn install(ws: &Workspace) -> Result<()> {

@@ -1,5 +1,5 @@
-//! `cargo xtask test [FILTER]`: everything that proves the product, counted; `--long`: the long run; `--faults`:
-//! faults planted on purpose.
+//! `cargo xtask test [FILTER]`: everything that proves the product, counted; `--long`: the long run; `--soak`: the daemon
+//! with everything against it; `--faults`: faults planted on purpose.
 //!
 //! Each test is a process of its own. Unit tests run side by side; suites, which use real devices, one
 //! after the other. A test that could not run here is counted as skipped, with its reason, never as
@@ -10,9 +10,11 @@ mod faults;
 mod long;
 mod one;
 mod report;
+mod soak;
 
 pub use faults::faults;
 pub use long::long;
+pub use soak::{soak, time};
 
 use crate::command::{cargo, say};
 use crate::setup::{packages, servers};

@@ -2,9 +2,9 @@
 //! clock before and after each run. What that alone costs is measured beside it, on the same events: by programs that
 //! only return.
 
-use super::fio::{Job, fio};
 use super::{Bed, Kind, LOOP_HOOKS, meter};
 use crate::bench::document::Headline;
+use crate::bench::fio::{Job, fio};
 use crate::bench::interleaved::Spread;
 use crate::rig::device::Loop;
 use crate::rig::product::{KernelStats, cost};

@@ -3,7 +3,6 @@
 //! zram is the fastest disk to be had and so the hardest to add little to; a loop device on a file in memory stands for
 //! a disk of some 20 µs. Everything is measured in turns, in one run; a part that cannot be measured here is said.
 
-mod fio;
 mod hooks;
 mod peers;
 mod rates;

@@ -2,8 +2,8 @@
 //! through a ring buffer to a reader, which is our own live traffic and how trackers without a bitmap work. And what
 //! share of a processor the programs take at a given rate.
 
-use super::fio::{Job, fio};
 use super::{Bed, Kind, meter};
+use crate::bench::fio::{Job, fio};
 use crate::bench::interleaved::{Contender, Sample, measure, table};
 use crate::command::{quiet, say};
 use crate::rig::device::unmount;
@@ -27,7 +27,7 @@ pub fn run(bed: &Bed, rounds: usize, empty: &[f64]) -> Result<String> {
     );
     for kind in &bed.kinds {
         let lost = RefCell::new((0, 0));
-        let each = |found: super::fio::Figures| Sample { figure: found.each(), peak: 0, cpu: 0.0 };
+        let each = |found: crate::bench::fio::Figures| Sample { figure: found.each(), peak: 0, cpu: 0.0 };
         let mut contenders = vec![
             Contender::new("not tracked", || fio(&kind.device, JOB).map(each)),
             Contender::new("tracked", || bed.tracking(&kind.device, || fio(&kind.device, JOB).map(each))),
@@ -57,7 +57,7 @@ pub fn run(bed: &Bed, rounds: usize, empty: &[f64]) -> Result<String> {
 }
 
 /// Writes while a process reads an event per write; adds up what it saw and what was lost.
-fn watched(bed: &Bed, kind: &Kind, sum: &mut (u64, u64)) -> Result<super::fio::Figures> {
+fn watched(bed: &Bed, kind: &Kind, sum: &mut (u64, u64)) -> Result<crate::bench::fio::Figures> {
     let mut command = meter(bed, &["live", utf8(&kind.device)?])?;
     let mut reader =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("start the reader")?;

@@ -1,8 +1,8 @@
 //! Rate and latency of 4 KiB writes with and without tracking: random and sequential, one and 32 in flight, in turns.
 
 use super::Bed;
-use super::fio::{Figures, Job, fio};
 use crate::bench::document::Headline;
+use crate::bench::fio::{Figures, Job, fio};
 use crate::bench::interleaved::Spread;
 use anyhow::Result;
 use std::fmt::Write;

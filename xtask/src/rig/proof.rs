@@ -94,7 +94,7 @@ fn trim(reference: &Path, fstype: &str, work: &Path) -> Result<File> {
     let (copy, point) = (work.join("trimmed.img"), work.join("trimmed"));
     reflink(reference, &copy)?;
     fs::create_dir_all(&point).context("make a mount point")?;
-    let device = Loop::on(&copy)?;
+    let device = Loop::on_copy(&copy)?;
     let mount = Mount::new(device.path(), &point, mount_options(fstype))?;
     quiet(Command::new("fstrim").arg(mount.point()))?;
     mount.unmount()?;
@@ -112,7 +112,7 @@ fn in_hole(file: &File, at: u64) -> Result<bool> {
 }
 
 /// A copy that shares its blocks with the original.
-fn reflink(from: &Path, to: &Path) -> Result<()> {
+pub fn reflink(from: &Path, to: &Path) -> Result<()> {
     quiet(Command::new("cp").arg("--reflink=always").arg(from).arg(to)).map(drop)
 }
 
@@ -132,7 +132,7 @@ pub fn fsck(image: &Path, fstype: &str, work: &Path) -> Result<()> {
         // a frozen XFS has files in its log that were deleted while open; xfs_repair wants it replayed
         let point = work.join("replayed");
         fs::create_dir_all(&point).context("make a mount point")?;
-        let device = Loop::on(image)?;
+        let device = Loop::on_copy(image)?;
         Mount::new(device.path(), &point, mount_options(fstype))?.unmount()?;
         device.detach()?;
     }

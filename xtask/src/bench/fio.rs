@@ -19,12 +19,16 @@ pub struct Job {
     pub seconds: f64,
     /// Not more per second.
     pub rate: Option<u32>,
+    /// Only zeros, as zram likes them best: the less the device does, the more tracking is of the whole.
+    pub zeros: bool,
+    /// Where: fio's `--random_distribution`.
+    pub places: &'static str,
 }
 
 impl Job {
     /// At random places.
     pub const fn random(depth: u32, seconds: f64) -> Self {
-        Self { kind: "randwrite", depth, seconds, rate: None }
+        Self { kind: "randwrite", depth, seconds, rate: None, zeros: true, places: "random" }
     }
 }
 
@@ -46,13 +50,20 @@ impl Figures {
     }
 }
 
-/// Runs it. Zeros are written, as zram likes them best: the less the device does, the more tracking is of the whole.
+/// Runs it on a device, or on a file that has its size already.
 pub fn fio(device: &Path, job: Job) -> Result<Figures> {
     go_on()?;
     let mut fio = Command::new("fio");
     fio.arg("--name=bench").arg(format!("--filename={}", utf8(device)?));
-    fio.args(["--direct=1", "--bs=4k", "--zero_buffers", "--norandommap", "--randrepeat=0", "--time_based"]);
+    fio.args(["--direct=1", "--bs=4k", "--norandommap", "--randrepeat=0", "--time_based"]);
     fio.args(["--output-format=json", "--percentile_list=50:99:99.9"]);
+    if job.zeros {
+        fio.arg("--zero_buffers");
+    } else {
+        // each block another one, that shrinks to half
+        fio.args(["--refill_buffers", "--buffer_compress_percentage=50"]);
+    }
+    fio.arg(format!("--random_distribution={}", job.places));
     // a plain number is whole seconds
     let runtime = format!("--runtime={}ms", (job.seconds * 1e3) as u64);
     fio.arg(format!("--rw={}", job.kind)).arg(runtime);

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use tests::device::{Loop, O_DIRECT, open_with};
+use tests::device::{Loop, O_DIRECT, open_with, put};
 use tests::fault::files_below;
 use tests::image::{Aligned, Image, fill};
 use tests::product::Ended;
@@ -164,6 +164,37 @@ fn come_back(care: &Protected<'_>, memory: &Memory, going: Going, aside: &Path) 
             host::run("mv", [aside, &care.repo]).map(drop)
         }
     }
+}
+
+/// Nothing at all can be written any more: what was dropped before goes first, and makes room for the rest.
+#[test]
+fn a_folder_that_is_full_is_pruned() -> Result<()> {
+    const NAME: &str = "folders::a_folder_that_is_full_is_pruned";
+    skip_if!(host::no_tracking(), NAME);
+    let scratch = Scratch::new("fullprune")?;
+    let mut random = Random::for_test(NAME);
+    let device = Loop::new(&scratch, "disk", 8 << 20)?;
+    let memory = Memory::new(&scratch, "24m")?;
+    let mut care = Protected::new(&scratch, device.path())?;
+    care.repo = memory.0.join("repo");
+    for n in 0..4 {
+        open_with(device.path(), O_DIRECT)?.write_all_at(&Aligned::random(2 << 20, &mut random), n << 21)?;
+        care.backup(&[])?;
+    }
+    let (last, image) = (care.points()?.pop().context("no point")?, Image::of(device.path())?);
+    let repo = care.repo.display().to_string();
+    care.home.ok(["prune", "--repo", &repo, "--keep-last", "2", "--grace", "1d"])?;
+    let mut filler = std::fs::File::create(memory.0.join("filler"))?;
+    for piece in [1 << 20, 4096] {
+        while std::io::Write::write_all(&mut filler, &vec![7; piece]).is_ok() {}
+    }
+    ensure!(put(&memory.0.join("one more"), &[7; 4096]).is_err(), "there is room");
+    care.home
+        .run(["prune", "--repo", &repo, "--keep-last", "1", "--grace", "0"])?
+        .expect(0, "a full folder")?;
+    ensure!(care.points()? == [last.clone()], "more than one stays");
+    care.ensure_restores_to(&last, &image, "after a prune of a full folder")?;
+    care.ensure_sound()
 }
 
 #[test]

@@ -62,6 +62,15 @@ pub fn prune(
     let Some(lock) = lock else { return Ok(Pruned { device: device.clone(), plan, swept: None }) };
     // before anything is hidden
     repo.may_remove(&lock)?;
+    // first what is out of its time of grace: a store that is full has no room for what is written next
+    let mut swept = match plan.sweep.is_empty() {
+        true => Swept::default(),
+        false => match sweep(repo, &lock, grace) {
+            // a map that was lost is written again below; what cannot be is said by the sweep after that
+            Err(e) if e.kind() == Kind::Damaged => Swept::default(),
+            swept => swept?,
+        },
+    };
     for point in &plan.map {
         Chain::resolve(repo, device, *point)?.merge(&lock)?;
     }
@@ -69,7 +78,7 @@ pub fn prune(
         let (manifest, hash) = points.manifest(*point)?;
         repo.bury(&lock, manifest, *hash)?;
     }
-    let mut swept = sweep(repo, &lock, grace)?;
+    swept += sweep(repo, &lock, grace)?;
     match drop_old(repo, &lock, grace) {
         Ok(freed) => {
             swept.segments += freed.segments;
@@ -112,10 +121,7 @@ fn sweep(repo: &Repository, lock: &DeviceLock, grace: Duration) -> Result<Swept>
     // those whose sweep died before
     let begun = going.iter().filter(|p| !points.good.iter().any(|(m, _)| m.point == **p));
     for point in begun.chain(rest) {
-        let one = repo.sweep(lock, &repo.tombstone(device, *point)?, &live)?;
-        swept.points += one.points;
-        swept.segments += one.segments;
-        swept.bytes += one.bytes;
+        swept += repo.sweep(lock, &repo.tombstone(device, *point)?, &live)?;
     }
     Ok(swept)
 }

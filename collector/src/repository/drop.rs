@@ -23,6 +23,14 @@ pub struct Swept {
     pub bytes: u64,
 }
 
+impl std::ops::AddAssign for Swept {
+    fn add_assign(&mut self, more: Self) {
+        self.points += more.points;
+        self.segments += more.segments;
+        self.bytes += more.bytes;
+    }
+}
+
 impl Repository {
     /// The points of a device (or of all) that have a tombstone.
     ///

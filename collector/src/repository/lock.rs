@@ -176,7 +176,10 @@ impl Repository {
         }
         taken.os_context(what)?;
         let taken_over = (!words.is_empty()).then(|| format!("{words} died while it was writing"));
-        sign(&file, self.keys().is_none()).os_context(what)?;
+        if let Err(e) = sign(&file, self.keys().is_none()) {
+            // only words for people: a full disk is no reason not to make room on it
+            log::info!("{}: not signed: {e}", what());
+        }
         Ok((By::Flock(file), taken_over))
     }
 }

@@ -80,7 +80,7 @@ pub const JOBS: [Job; 12] = [
 ];
 
 /// All points of a job that are kept: each is restored at the end.
-const KEEP: &str = "keep_last = 10\nprune_every = \"20s\"\ngrace = \"90s\"\nmerge_every = 6\n";
+const KEEP: &str = "keep_last = 8\nprune_every = \"20s\"\ngrace = \"90s\"\nmerge_every = 6\n";
 
 /// Writes configuration and hooks; where the configuration is.
 pub fn configure(scratch: &Scratch, home: &Path, ground: &Ground, stores: &Stores) -> Result<PathBuf> {

@@ -131,6 +131,8 @@ fn every_way_out_gives_the_terminal_back() -> Result<()> {
     for (keys, signal, failpoint, code) in ways {
         let mut home = Home::new(&scratch)?;
         home.set("BLKDELTA_FAILPOINT", failpoint);
+        // a backtrace would push what stood there before off the screen
+        home.set("RUST_BACKTRACE", "0");
         let mut terminal = top(&home, &[])?;
         if failpoint.is_empty() {
             terminal.wait("the first frame", |lines| lines[1].starts_with("nothing is tracked"))?;

@@ -78,7 +78,7 @@ impl Known {
 /// The listing now; or why it cannot be told without a walk.
 ///
 /// # Errors
-/// As [`super::walk`].
+/// As [`super::walk()`].
 pub(crate) fn renew(
     picker: &Picker,
     volumes: &mut Volumes,

@@ -4,7 +4,7 @@
 //! (`kill`, the default), return an error once (`error`) or SIGSTOP it until somebody lets it go on (`stop`). Several are
 //! separated by commas. Compiled in only with the cargo feature `failpoints`; without it the call is empty and inlined.
 //!
-//! A test can also stand at the gate: [`gated`] calls it at every point that this thread reaches, so that it can hold
+//! A test can also stand at the gate: `gated` calls it at every point that this thread reaches, so that it can hold
 //! the thread there until another one has made its step.
 
 use crate::error::Result;
